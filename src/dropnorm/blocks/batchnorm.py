@@ -1,0 +1,65 @@
+"""Batch normalisation whose momentum is a buffer."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class BatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Normalises each channel by batch statistics; in eval by running averages (Ioffe & Szegedy 2015).
+
+    `momentum` follows PyTorch, `running = (1 - m) * running + m * batch` (Keras's momentum is 1 - m),
+    and None is the cumulative average. It is a buffer: change it with `norm.momentum.fill_(0.01)`;
+    the buffer holds 0 for the cumulative average. It shapes evaluation only, never the training step.
+
+    The running variance is the unbiased one, like PyTorch's. State names are those of
+    `torch.nn.BatchNorm1d`, so checkpoints move between the two.
+
+    Shapes: [B, C], [B, C, L] or [B, C, H, W] -> the same. Errors: ValueError unless
+    0 < momentum <= 1 or None, and (from torch) for a training batch of one value per channel.
+    """
+
+    momentum: Tensor | None  # type: ignore[assignment]
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(
+        self, channels: int, momentum: float | None = 0.1, *, eps: float = 1e-5, affine: bool = True
+    ) -> None:
+        if momentum is not None and not 0 < momentum <= 1:
+            raise ValueError(f"bn_momentum: expected 0 < momentum <= 1 or None, got {momentum!r}")
+        super().__init__(channels, eps=eps, affine=affine)
+        del self.momentum
+        self.register_buffer("momentum", torch.tensor(float(momentum or 0.0)), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+            )
+        mean, var = x.new_zeros(2, self.num_features, dtype=self.running_mean.dtype).unbind()
+        # With momentum 1 the running averages that torch writes are this batch's own statistics.
+        y = F.batch_norm(x, mean, var, self.weight, self.bias, True, 1.0, self.eps)
+        self._track(mean, var)
+        return y
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, var: Tensor) -> None:
+        """Moves the running averages towards one batch's mean and unbiased variance, both [C]."""
+        self.num_batches_tracked += 1
+        weight = self.num_batches_tracked.to(mean.dtype).reciprocal()
+        if self.momentum is not None:
+            weight = torch.where(self.momentum > 0, self.momentum, weight)
+        self.running_mean.lerp_(mean, weight)
+        self.running_var.lerp_(var, weight)
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        if x.dim() not in (2, 3, 4):
+            raise ValueError(f"expected an input of 2, 3 or 4 dimensions, got shape {tuple(x.shape)}")
+
+    def extra_repr(self) -> str:
+        momentum = "None" if self.momentum is None else f"{self.momentum.item():g}"
+        return f"{self.num_features}, momentum={momentum}, eps={self.eps:g}"

@@ -1,0 +1,133 @@
+"""The command line: `python -m sweep [what] overrides...`, also installed as `sweep`."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sweep.errors import ConfigError, SweepError, did_you_mean
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+HELP = """\
+How much dropout, and what BatchNorm momentum, does a model need?
+
+  python -m sweep +study=mnist             search and report
+  python -m sweep plan +study=mnist        what would run; trains nothing
+  python -m sweep best mnist               best parameters, and the line that loads the checkpoint
+  python -m sweep report mnist             rebuild the report of a recorded study
+
+KEY=VALUE sets (Hydra's grammar), and a range searches:
+  'model.dropout=interval(0,0.5)'               any number in between
+  'model.bn_momentum=tag(log,interval(0.001,1))'
+  'model.activation=choice(relu,gelu)'  'trainer.max_epochs=range(5,20,5)'
+  model=cnn  data=fashion_mnist  optimizer=sgd  sampler=gp  pruner=none  executor=inline
+  study.trials=50  study.timeout_s=600  study.name=mine  study.seed=1
+
+The same command again goes on with what remains; a finished study shows its result.
+"""
+EPILOG = """\
+--info, --hydra-help and --shell-completion (-sc) work as in any Hydra application;
+completion: eval "$(sweep -sc install=bash)"
+
+Exit codes: 0 done, 1 the study failed, 2 bad configuration, 130 Ctrl-C, 143 terminated."""
+WORDS = ("run", "plan", "best", "report")
+HYDRAS_OWN = {"--info", "-i", "--hydra-help", "--shell-completion", "-sc"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line; returns its exit code. Errors are shown as lines, not tracebacks."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if HYDRAS_OWN & {a.partition("=")[0] for a in arguments}:
+        return _hydra()
+    options = _parser().parse_intermixed_args(arguments)
+    try:
+        return _run(options)
+    except SweepError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return error.exit_code
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        "sweep",
+        usage="python -m sweep [run|plan|best|report] [KEY=VALUE | KEY=RANGE | STUDY] ...",
+        description=HELP,
+        epilog=EPILOG,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("words", nargs="*", help=f"one of {', '.join(WORDS)}; then overrides, or a study")
+    parser.add_argument("--config-dir", "-cd", metavar="DIR", help="also read configurations from DIR")
+    parser.add_argument("--cfg", "-c", choices=["job"], help="print the composed configuration")
+    parser.add_argument("--multirun", "-m", action="store_true", help="not needed: ranges search")
+    return parser
+
+
+def _run(options: Namespace) -> int:
+    from rich.console import Console
+
+    console = Console()
+    words: list[str] = options.words
+    word = words.pop(0) if words and words[0] in WORDS else "run"
+    if options.multirun:
+        raise ConfigError(["--multirun: not needed; write ranges, e.g. 'model.dropout=interval(0,0.5)'"])
+    if word in ("best", "report"):
+        return _look_back(word, words, console)
+    if stray := [w for w in words if "=" not in w and w[:1] not in "+~"]:
+        raise ConfigError([f"{w}: expected KEY=VALUE or {did_you_mean(w, WORDS)}" for w in stray])
+    return _look_ahead(word, words, options, console)
+
+
+def _look_ahead(word: str, overrides: list[str], options: Namespace, console: Console) -> int:
+    from sweep.config import make_plan
+
+    plan = make_plan(overrides, options.config_dir)
+    if options.cfg:
+        import yaml
+
+        print(yaml.safe_dump(dict(plan.resolved), sort_keys=False), end="")
+        return 0
+    if word == "plan":
+        from sweep.record import load_study
+        from sweep.show import show_plan
+
+        there = (plan.folder / "study.db").is_file()
+        show_plan(plan, load_study(plan.folder) if there else None, console)
+        return 0
+    from sweep.run import run_study
+
+    return run_study(plan, console)
+
+
+def _look_back(word: str, names: list[str], console: Console) -> int:
+    from sweep.record import load_study
+    from sweep.show import show_best
+
+    if len(names) != 1:
+        raise ConfigError([f"{word}: expected one study, by name or folder, got {names or 'none'}"])
+    results = load_study(names[0])
+    if word == "best":
+        show_best(results, console)
+    else:
+        from sweep.report import build_report
+
+        console.print(build_report(results), soft_wrap=True)
+    return 0
+
+
+def _hydra() -> int:
+    """What Hydra does by itself: information about the configuration, and shell completion."""
+    import hydra
+
+    from sweep.config import conf_folder
+
+    hydra.main(str(conf_folder()), "config", version_base="1.3")(lambda config: None)()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""What to type to repeat a study, look closer, or use its best model.
+
+The configuration belongs to the study, not to this code: every lookup may find nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sweep.report.reading import Reading
+
+
+class Step(NamedTuple):
+    """A purpose and the lines to type for it."""
+
+    purpose: str
+    lines: str
+    language: str  # of the lines: sh or python
+
+
+def steps(reading: Reading) -> list[Step]:
+    """The commands of this study; those about a best trial only if there is one."""
+    study, best = reading.study, reading.best
+    folder, name = _shown(study.folder), shlex.quote(study.folder.name)
+    found = [Step("Run the study again, or go on", _command(study.config, study.name), "sh")]
+    if best is not None:
+        rerun = f"python -m sweep rerun {name} {best.number}"
+        found.append(Step("Train the best trial again and compare", rerun, "sh"))
+    board = f"tensorboard --logdir {shlex.quote(folder)}"
+    found.append(Step("See every curve", board, "sh"))
+    if best is not None:
+        checkpoint = json.dumps(f"{folder}/checkpoints/best.ckpt", ensure_ascii=False)
+        lines = (
+            "from dropnorm import Classifier\n\n"
+            f"model = Classifier.load_from_checkpoint({checkpoint})"
+        )
+        found.append(Step("Load the best model", lines, "python"))
+    return found
+
+
+def seeds(reading: Reading) -> list[tuple[str, str]]:
+    """The seeds that the draws of the study and of its best trial derive from."""
+    settings = reading.study.config.get("study")
+    found = [reading.study.config.get("seed")]
+    if isinstance(settings, Mapping):
+        found.insert(0, settings.get("seed"))
+    rows = [("study seed", str(seed)) for seed in found if seed is not None][:1]
+    if reading.best is not None:
+        rows.append((f"seed of trial {reading.best.number}", str(reading.best.seed)))
+    return rows
+
+
+def versions(reading: Reading) -> list[tuple[str, str]]:
+    """The versions that ran, if the configuration recorded them."""
+    found = reading.study.config.get("versions")
+    return [(str(k), str(v)) for k, v in found.items()] if isinstance(found, Mapping) else []
+
+
+def _command(config: Mapping[str, Any], name: str) -> str:
+    typed = config.get("command")
+    if isinstance(typed, str):
+        return typed
+    if isinstance(typed, (list, tuple)):
+        return shlex.join(map(str, typed))
+    return f"python -m sweep {shlex.quote(f'+study={name}')}"
+
+
+def _shown(folder: Path) -> str:
+    """The folder as typed from here, so that a report names no machine's paths without need."""
+    here, path = Path.cwd(), folder.absolute()
+    return (path.relative_to(here) if path.is_relative_to(here) else path).as_posix()
