@@ -26,9 +26,6 @@ from dropnorm.data.idx import DIMENSIONS, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABEL
 from dropnorm.data.mnist import PACKAGED
 from dropnorm.data.parts import PartName, pixel_statistics
 
-# Lightning 2.6 asks torch 2.13 for a name that torch has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated")
-
 PACK: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress}
 
 

@@ -37,7 +37,7 @@ def fold(network: nn.Module) -> nn.Sequential:
 
 def _flat(module: nn.Module) -> Iterator[nn.Module]:
     """The layers of nested Sequentials in the order in which they run."""
-    if not isinstance(module, nn.Sequential):
+    if not isinstance(module, nn.Sequential) or type(module).forward is not nn.Sequential.forward:
         if any(isinstance(m, BatchNorm | Dropout) for m in list(module.modules())[1:]):
             raise TypeError(
                 f"fold: expected nested nn.Sequential, got {type(module).__name__} with norms or "

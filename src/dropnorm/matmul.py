@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -11,6 +12,8 @@ import torch
 # some machines runs at twice MKL's speed. With AMX it would really use bf16: hence the probe.
 SETTINGS = ("none", "bf16")
 FP32_ERROR = 2e-6  # relative; float32 products of this size have 3e-7, bf16 ones 3e-3
+
+_matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -36,14 +39,14 @@ def choose_matmul_backend(size: int = 512, repeats: int = 7) -> Backend:
     exact = a.double() @ b.double()
     measured = [_measure(setting, a, b, exact, repeats) for setting in SETTINGS]
     best = max((m for m in measured if m.error < FP32_ERROR), key=lambda m: m.gflops)
-    torch.backends.mkldnn.matmul.fp32_precision = best.setting
+    _matmul.fp32_precision = best.setting
     return best
 
 
 def _measure(
     setting: str, a: torch.Tensor, b: torch.Tensor, exact: torch.Tensor, repeats: int
 ) -> Backend:
-    torch.backends.mkldnn.matmul.fp32_precision = setting
+    _matmul.fp32_precision = setting
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()

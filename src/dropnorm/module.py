@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,12 +19,12 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 
 from dropnorm.blocks import Dropout, seed_dropout
 from dropnorm.fold import fold
-from dropnorm.networks import cnn, mlp
+from dropnorm.names import check_names
+from dropnorm.networks import NETWORKS, settings_of
 from dropnorm.optimizers import Optimizer
 from dropnorm.random import seeded
 from dropnorm.uncertainty import mc_dropout
 
-NETWORKS = {"mlp": mlp, "cnn": cnn}
 Batch = tuple[Tensor, Tensor]
 
 
@@ -60,9 +61,8 @@ class Classifier(pl.LightningModule):
         self.label_smoothing = label_smoothing
         self.mc_samples = mc_samples
         self.optimizer_settings = Optimizer.of(dict(optimizer or {}))
+        _check_names(network, architecture)
         if isinstance(network, str):
-            if network not in NETWORKS:
-                raise ValueError(f"network: expected {', '.join(NETWORKS)} or a module, got {network!r}")
             blocks = {"dropout": dropout, "bn_momentum": bn_momentum, **architecture}
             with seeded(seed, "init"):
                 network = NETWORKS[network](input_shape, classes, **blocks)
@@ -75,7 +75,8 @@ class Classifier(pl.LightningModule):
         self._batches = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.network(x)
+        logits: Tensor = self.network(x)
+        return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x, y = batch
@@ -92,7 +93,7 @@ class Classifier(pl.LightningModule):
         _update(self.test_metrics, self.network(batch[0]), batch[1])
 
     def predict_step(self, batch: Batch | Tensor, batch_idx: int = 0) -> dict[str, Tensor]:
-        """Class probabilities [B, classes]; with `mc_samples` also entropy and mutual information [B]."""
+        """Class probabilities [B, classes]; with `mc_samples` also what `mc_dropout` returns."""
         x = batch if isinstance(batch, Tensor) else batch[0]
         if self.mc_samples:
             return mc_dropout(self.network, x, self.mc_samples)
@@ -111,7 +112,7 @@ class Classifier(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         settings = self.optimizer_settings
         optimizer = settings.build(self.parameters())
-        schedule = settings.schedule_of(optimizer, int(self.trainer.estimated_stepping_batches))
+        schedule = settings.schedule_of(optimizer, self.trainer.estimated_stepping_batches)
         if schedule is None:
             return optimizer
         return {
@@ -133,6 +134,18 @@ class Classifier(pl.LightningModule):
     def fold(self) -> nn.Sequential:
         """The network for inference: batch norms folded into the weights, dropout gone."""
         return fold(self.network)
+
+
+def _check_names(network: str | nn.Module, architecture: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(Classifier).parameters.values()
+    known = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+    if isinstance(network, nn.Module):
+        check_names(f"Classifier({type(network).__name__})", architecture, known)
+    elif network not in NETWORKS:
+        raise ValueError(f"network: expected {', '.join(NETWORKS)} or a module, got {network!r}")
+    else:
+        known = list(dict.fromkeys([*known, *settings_of(network)]))
+        check_names(f"Classifier({network})", architecture, known)
 
 
 def _metrics(classes: int, prefix: str) -> MetricCollection:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch.optim import lr_scheduler
+
+from dropnorm.names import check_names
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "one_cycle")
@@ -43,29 +45,36 @@ class Optimizer:
     @classmethod
     def of(cls, settings: dict[str, Any]) -> Optimizer:
         """From a plain dict; an unknown key is an error that names the nearest known one."""
-        known = [f.name for f in fields(cls)]
-        for key in settings:
-            if key not in known:
-                near = get_close_matches(key, known, 1)
-                hint = f"did you mean {near[0]!r}?" if near else f"expected {', '.join(known)}"
-                raise ValueError(f"optimizer.{key}: unknown key; {hint}")
+        check_names("optimizer", settings, [f.name for f in fields(cls)])
         return cls(**settings)
 
     def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """The fused `torch.optim` optimizer: one kernel for all parameters, on CPU and CUDA."""
-        decay = {"lr": self.lr, "weight_decay": self.weight_decay, "fused": True}
+        shared: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay, "fused": True}
         if self.name == "sgd":
-            momentum = {"momentum": self.momentum, "nesterov": self.nesterov}
-            return torch.optim.SGD(parameters, **momentum, **decay)
+            momentum, nesterov = self.momentum, self.nesterov
+            return torch.optim.SGD(parameters, momentum=momentum, nesterov=nesterov, **shared)
         kind = torch.optim.Adam if self.name == "adam" else torch.optim.AdamW
-        return kind(parameters, betas=tuple(self.betas), **decay)
+        first, second = self.betas
+        return kind(parameters, betas=(first, second), **shared)
 
     def schedule_of(
-        self, optimizer: torch.optim.Optimizer, steps: int
+        self, optimizer: torch.optim.Optimizer, steps: float
     ) -> lr_scheduler.LRScheduler | None:
-        """The schedule over `steps` batches in all; None when the rate is constant."""
+        """The schedule over `steps` batches in all; None when the rate is constant.
+
+        Errors: ValueError for a schedule over a training without an end (`steps` infinite).
+        """
+        if self.schedule == "constant":
+            return None
+        if math.isinf(steps):
+            raise ValueError(
+                f"optimizer.schedule: {self.schedule} expects a training with an end, got none; "
+                "set the Trainer's max_epochs or max_steps"
+            )
         if self.schedule == "cosine":
-            return lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
-        if self.schedule == "one_cycle":
-            return lr_scheduler.OneCycleLR(optimizer, max_lr=self.lr, total_steps=steps)
-        return None
+            return lr_scheduler.CosineAnnealingLR(optimizer, T_max=int(steps))
+        # Without cycle_momentum=False torch would replace `momentum` and `betas` by its own.
+        return lr_scheduler.OneCycleLR(
+            optimizer, max_lr=self.lr, total_steps=int(steps), cycle_momentum=False
+        )

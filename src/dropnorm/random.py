@@ -62,13 +62,14 @@ def _words(seed: int, step: int, count: int) -> np.ndarray:
 def keep_mask_on_device(shape: Sequence[int], rate: Tensor, seed: Tensor, step: Tensor) -> Tensor:
     """A float32 mask made on the device of `rate`, keyed by (seed, step), without host work.
 
-    `rate`, `seed` and `step` are 0-d, or [K] for K lanes with `shape` [K, ...]: each lane draws from
-    its own key. A unit's 32 bits are a hash of its index and the key, so nothing waits for a stream.
+    `rate`, `seed` and `step` are 0-d, or [K] for K lanes with `shape` [K, ...]: each lane draws
+    from its own key. A unit's 32 bits are a hash of its index and the key: no stream to wait for.
     """
     lanes = rate.numel()
     per_lane = math.prod(shape) // max(lanes, 1)
     index = torch.arange(per_lane, device=rate.device, dtype=torch.int64)
-    key = _mix(_mix(seed.reshape(lanes, 1)) ^ (seed.reshape(lanes, 1) >> 32) ^ step.reshape(lanes, 1))
+    seed, step = seed.reshape(lanes, 1), step.reshape(lanes, 1)
+    key = _mix(_mix(seed) ^ (seed >> 32) ^ step)
     numbers = _mix(_mix(index ^ key) + (key >> 7))
     dropped = (rate.reshape(lanes, 1).double() * LEVELS).round().clamp(max=LEVELS - 1).long()
     return ((numbers >> 16) >= dropped).to(torch.float32).view(tuple(shape))

@@ -16,9 +16,10 @@ def mc_dropout(network: nn.Module, x: Tensor, samples: int) -> dict[str, Tensor]
     mutual_information [B] (nats), the part of the entropy that comes from the masks disagreeing.
     The network's modes are as before afterwards. Errors: ValueError if there is no dropout.
     """
-    layers = [m for m in network.modules() if isinstance(m, Dropout | nn.modules.dropout._DropoutNd)]
+    kinds = Dropout | nn.modules.dropout._DropoutNd
+    layers = [m for m in network.modules() if isinstance(m, kinds)]
     if not layers:
-        raise ValueError("mc_samples: expected a network with dropout, found none; set mc_samples=0")
+        raise ValueError("mc_samples: expected a network with dropout, got none; set mc_samples=0")
     modes = [(m, m.training) for m in network.modules()]
     network.eval()
     for layer in layers:
@@ -38,4 +39,5 @@ def mc_dropout(network: nn.Module, x: Tensor, samples: int) -> dict[str, Tensor]
 
 
 def _entropy(p: Tensor) -> Tensor:
-    return torch.special.entr(p).sum(-1)
+    each: Tensor = torch.special.entr(p)
+    return each.sum(-1)

@@ -238,7 +238,9 @@ class Conductor:
             self._best = value
             if event.checkpoint is not None:
                 self._writes.append(lambda c=event.checkpoint: self._record.keep_checkpoint(c))
+        ended, best = self.ended, self._best
         self._writes.append(lambda: self._write_end(running, event, value))
+        self._writes.append(lambda: self._board.study(ended, best))
         self._stop_if_hopeless(event)
 
     def _judged(self, event: Event) -> Event:
@@ -264,14 +266,13 @@ class Conductor:
             self.drain()
 
     def _write_end(self, running: Running, event: Ended, value: float | None) -> None:
-        spec, ended, best = running.spec, self.ended, self._best
+        spec = running.spec
         assert event.status != "interrupted"
         # The table's row comes before the record: after a crash between the two the trial runs
         # again, while the other way round the row would never be written.
         self._board.end(
             spec.number, spec.params, event.status, event.metrics, running.started_s, time.time()
         )
-        self._board.study(ended, best)
         self._record.store.finish(
             spec.number, event.status, value, self._curve(running), self._attributes(running, event)
         )

@@ -24,10 +24,17 @@ from sweep.messages import Ended, Exchange, Order, Quit, Ready, Report, Start, S
 
 log = logging.getLogger(__name__)
 
+_NOT_FOR_US = (
+    ".*isinstance\\(treespec, LeafSpec\\).*",  # Lightning's own use of a name that torch has renamed
+    ".*does not have many workers.*",  # batches are slices of resident tensors
+)
+
 
 def work(name: str, exchange: Exchange, metric: str, direction: str) -> None:
     """Trains until told to quit. An error in a trial ends that trial, not the worker."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for advice in _NOT_FOR_US:
+        warnings.filterwarnings("ignore", message=advice)
     log.info("matrix products: %s", choose_matmul_backend())
     orders = exchange(name, [Ready()])
     while not any(isinstance(order, Quit) for order in orders):
@@ -65,10 +72,7 @@ def train(name: str, spec: TrialSpec, exchange: Exchange, metric: str, direction
     data, module = build(spec)
     conversation = Conversation(name, spec.number, exchange, metric)
     trainer = make_trainer(spec.config["trainer"], [conversation])
-    with warnings.catch_warnings():
-        # Lightning advises more loader workers: the batches here are slices of resident tensors.
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        trainer.fit(module, datamodule=data)
+    trainer.fit(module, datamodule=data)
     metrics = conversation.metrics
     status, reason = conversation.status, conversation.reason
     value = metrics.get(metric)

@@ -8,20 +8,21 @@ from torch import Tensor, nn
 
 
 class BatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Normalises each channel by batch statistics; in eval by running averages (Ioffe & Szegedy 2015).
+    """Normalises each channel by batch statistics; in eval by running averages.
 
-    `momentum` follows PyTorch, `running = (1 - m) * running + m * batch` (Keras's momentum is 1 - m),
-    and None is the cumulative average. It is a buffer: change it with `norm.momentum.fill_(0.01)`;
-    the buffer holds 0 for the cumulative average. It shapes evaluation only, never the training step.
+    `momentum` follows PyTorch, `running = (1 - m) * running + m * batch` (Keras's is 1 - m), and
+    None is the cumulative average. It is a buffer: change it with `norm.momentum.fill_(0.01)`; it
+    holds 0 for the cumulative average. It shapes evaluation only, never the training step.
 
     The running variance is the unbiased one, like PyTorch's. State names are those of
-    `torch.nn.BatchNorm1d`, so checkpoints move between the two.
+    `torch.nn.BatchNorm1d`, so checkpoints move between the two. Source: Ioffe & Szegedy 2015.
 
     Shapes: [B, C], [B, C, L] or [B, C, H, W] -> the same. Errors: ValueError unless
-    0 < momentum <= 1 or None, and (from torch) for a training batch of one value per channel.
+    0 < momentum <= 1 or None, for another number of dimensions, and (from torch) for a training
+    batch of one value per channel.
     """
 
-    momentum: Tensor | None  # type: ignore[assignment]
+    momentum: Tensor  # type: ignore[assignment]
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
@@ -36,6 +37,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         self.register_buffer("momentum", torch.tensor(float(momentum or 0.0)), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        self._check_input_dim(x)
         if not self.training:
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
@@ -49,17 +51,16 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
     @torch.no_grad()
     def _track(self, mean: Tensor, var: Tensor) -> None:
         """Moves the running averages towards one batch's mean and unbiased variance, both [C]."""
-        self.num_batches_tracked += 1
-        weight = self.num_batches_tracked.to(mean.dtype).reciprocal()
-        if self.momentum is not None:
-            weight = torch.where(self.momentum > 0, self.momentum, weight)
+        self.num_batches_tracked.add_(1)
+        cumulative = self.num_batches_tracked.to(mean.dtype).reciprocal()
+        weight = torch.where(self.momentum > 0, self.momentum, cumulative)
         self.running_mean.lerp_(mean, weight)
         self.running_var.lerp_(var, weight)
 
     def _check_input_dim(self, x: Tensor) -> None:
         if x.dim() not in (2, 3, 4):
-            raise ValueError(f"expected an input of 2, 3 or 4 dimensions, got shape {tuple(x.shape)}")
+            raise ValueError(f"expected an input of 2 to 4 dimensions, got shape {tuple(x.shape)}")
 
     def extra_repr(self) -> str:
-        momentum = "None" if self.momentum is None else f"{self.momentum.item():g}"
+        momentum = f"{self.momentum.item():g}" if self.momentum else "None"
         return f"{self.num_features}, momentum={momentum}, eps={self.eps:g}"

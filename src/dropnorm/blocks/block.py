@@ -17,11 +17,11 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 class Block(nn.Sequential):
-    """Linear (or, with `kernel`, same-size convolution), then norm, activation and dropout by `order`.
+    """Linear (with `kernel`: same-size convolution), then norm, activation and dropout by `order`.
 
     `["norm", "act", "drop"]` is the usual order, `["act", "norm", "drop"]` that of many Keras
-    tutorials. The weight layer has no bias when the norm follows it directly: the norm would take it
-    out again, and its gradient would be rounding noise.
+    tutorials. The weight layer has no bias when the norm follows it directly: the norm would take
+    it out again, and its gradient would be rounding noise.
 
     Shapes: [B, inputs] -> [B, outputs]; with `kernel`: [B, inputs, H, W] -> [B, outputs, H, W].
     Errors: ValueError for unknown names, an incomplete order, or values its layers refuse.
@@ -44,8 +44,9 @@ class Block(nn.Sequential):
             raise ValueError(f"order: expected norm, act and drop, each once, got {list(order)}")
         bias = not (norm == "batch" and order[0] == "norm")
         self.add_module("weight", _weight(inputs, outputs, kernel, bias))
+        normed = _known("norm", norm, NORMS) == "batch"
         stages = {
-            "norm": BatchNorm(outputs, bn_momentum) if _known("norm", norm, NORMS) == "batch" else None,
+            "norm": BatchNorm(outputs, bn_momentum) if normed else None,
             "act": ACTIVATIONS[_known("activation", activation, ACTIVATIONS)](),
             "drop": Dropout(dropout),
         }

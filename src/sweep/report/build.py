@@ -5,7 +5,6 @@ Every file is written aside and renamed, so a reader never meets half a report.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from sweep.report.figures import NARROW, WIDE, figures
@@ -34,6 +33,6 @@ def build_report(study: ResultSet) -> Path:
 
 
 def _write(path: Path, content: bytes) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = path.with_name(f".{path.name}.new")
     aside.write_bytes(content)
     aside.replace(path)

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
@@ -30,6 +31,7 @@ _MARKS: dict[str, dict[str, Any]] = {
     },
     "best": {"marker": "*", "s": 7.0, "facecolor": LIGHT["best"], "edgecolor": LIGHT["ink"]},
 }  # fmt: skip
+_AREA = 38.0  # of a mark, in square points; marks of hundreds of trials are smaller
 _EDGE = 0.06  # of the axis: how far behind the floor the trials beyond it are drawn
 
 
@@ -79,19 +81,21 @@ def limit(axes: Axes, reading: Reading) -> None:
 def marks(axes: Axes, reading: Reading, points: Sequence[Point]) -> list[Line2D]:
     """Draw the trials, each linked to its row, and return a legend entry for each kind drawn."""
     near = {t.number for t in reading.near}
-    area = min(max(2400 / max(len(points), 1), 14), 38)
+    crowded = min(max(2400 / max(len(points), 1), 14), _AREA)
     handles: list[Line2D] = []
     for order, (kind, style) in enumerate(_MARKS.items()):
         some = [p for p in points if _kind(reading, near, p.trial) == kind]
         if not some:
             continue
-        style = style | {"s": style["s"] * area, "linewidth": 0.9, "zorder": 4 + order}
+        area = _AREA if kind == "best" else crowded
+        size, style = style["s"], style | {"s": style["s"] * area}
+        style |= {"linewidth": 0.9, "zorder": 4 + order}
         drawn = axes.scatter([p.x for p in some], [p.y for p in some], clip_on=False, **style)
         drawn.set_urls([f"#trial-{p.trial.number}" for p in some])
         handles.append(
             Line2D(
                 [], [], linestyle="none", marker=style["marker"], label=kind,
-                markersize=math.sqrt(style["s"] / area * 38), markerfacecolor=style["facecolor"],
+                markersize=math.sqrt(size * _AREA), markerfacecolor=style["facecolor"],
                 markeredgecolor=style["edgecolor"], markeredgewidth=0.9,
             )
         )  # fmt: skip
@@ -117,22 +121,26 @@ def scale(axes: Axes, which: Literal["x", "y"], parameter: Parameter) -> None:
     axis.set_label_text(_fitting(parameter.name, 32))
     set_limits = axes.set_xlim if which == "x" else axes.set_ylim
     if not parameter.numeric:
-        labels = [_fitting(name, 16) for name in parameter.categories]
-        crowded = sum(map(len, labels)) + 3 * len(labels) > 42
-        turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
-        axis.set_ticks(range(len(labels)), labels, **turned)
-        set_limits(-0.5, len(labels) - 0.5)
+        _name(axis, parameter.categories)
+        set_limits(-0.5, len(parameter.categories) - 0.5)
         return
     if parameter.log:
-        axis._set_axes_scale("log")
+        (axes.set_xscale if which == "x" else axes.set_yscale)("log")
         decades = math.log10(parameter.high / parameter.low)
         axis.set_major_locator(LogLocator(subs=(1.0,) if decades >= 2 else (1.0, 2.0, 5.0)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: plain(float(value))))
         axis.set_minor_formatter(NullFormatter())
     else:
         axis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 2.5, 5, 10]))
-    margin = 0.02
-    set_limits(parameter.at(-margin), parameter.at(1 + margin))
+    set_limits(parameter.at(-0.02), parameter.at(1.02))
+
+
+def _name(axis: Axis, categories: Sequence[str]) -> None:
+    labels = [_fitting(name, 16) for name in categories]
+    axis.set_ticks(range(len(labels)), labels)
+    if sum(map(len, labels)) + 3 * len(labels) > 42:  # more characters than fit side by side
+        for label in axis.get_ticklabels():
+            label.set(rotation=30, ha="right", rotation_mode="anchor")
 
 
 def _fitting(name: str, most: int) -> str:

@@ -19,13 +19,12 @@ from matplotlib.ticker import MaxNLocator
 from sweep.report.drawing import Point, jitter, legend, level, limit, marks, scale
 from sweep.report.field import draw_field
 from sweep.report.parameters import Parameter
-from sweep.report.reading import Reading, read, value_of
+from sweep.report.reading import ENOUGH, Reading, read, value_of
 from sweep.report.smooth import smooth
 from sweep.report.theme import LIGHT, STYLE
 from sweep.results import ResultSet
 
 WIDE, NARROW = 760, 340
-ENOUGH = 5  # complete trials before a smooth curve or surface says anything
 
 
 def figures(study: ResultSet, width: int = WIDE) -> dict[str, Figure]:
@@ -126,7 +125,9 @@ def history(study: ResultSet, width: int = WIDE) -> Figure:
         axes = figure.subplots()
         limit(axes, reading)
         axes.set(xlabel="trial", ylabel=reading.metric.axis)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
+        axes.xaxis.set_major_locator(
+            MaxNLocator(8, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
+        )
         handles = []
         if reading.complete:
             ordered = sorted(reading.complete, key=lambda t: t.number)

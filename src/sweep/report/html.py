@@ -16,10 +16,9 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from sweep.report.answer import CAVEAT, Strong, Text, failures, flatness, headline, near_span
-from sweep.report.figures import ENOUGH
 from sweep.report.metric import duration, plain
 from sweep.report.parameters import Parameter
-from sweep.report.reading import Reading
+from sweep.report.reading import ENOUGH, Reading
 from sweep.report.repeat import seeds, steps, versions
 from sweep.report.table import best_first, columns
 from sweep.report.theme import DARK, LIGHT, svg

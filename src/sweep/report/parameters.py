@@ -16,6 +16,7 @@ from sweep.report.metric import plain
 from sweep.results import ResultSet, TrialRow
 
 _LOG = re.compile(r"^\s*tag\(\s*(?:\w+\s*,\s*)*log\s*,")
+_CHOICES = re.compile(r"^\s*(?:\[|choice\()")  # YAML may list them without a call
 _BOUNDS = re.compile(r"\b(?:interval|range)\(\s*([^,()]+?)\s*,\s*([^,()]+?)\s*[,)]")
 
 _VAGUE = {"name", "kind", "type"}  # these endings say nothing without what comes before
@@ -68,7 +69,7 @@ def parameters_of(study: ResultSet) -> list[Parameter]:
     keys = list(dict.fromkeys([*study.search, *(k for t in study.trials for k in t.params)]))
     found = {key: [t.params[key] for t in study.trials if key in t.params] for key in keys}
     return [
-        _parameter(key, _short(key, keys), study.search.get(key, ""), values)
+        _parameter(key, _short(key, keys), str(study.search.get(key, "")), values)
         for key, values in found.items()
         if values
     ]
@@ -81,7 +82,7 @@ def _parameter(key: str, name: str, typed: str, values: Sequence[Value]) -> Para
         return Parameter(key, name, typed, False, False, 0.0, 1.0, categories)
     low, high = min(numbers), max(numbers)
     # A list of choices carries no tag: decades between its ends ask for a logarithmic axis.
-    log = low > 0 and bool(_LOG.match(typed) or ("choice(" in typed and high / low >= 50))
+    log = low > 0 and bool(_LOG.match(typed) or (_CHOICES.match(typed) and high / low >= 50))
     if ends := _ends(typed):
         low, high = min(low, ends[0]), max(high, ends[1])
         log = log and low > 0

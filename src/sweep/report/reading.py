@@ -15,6 +15,8 @@ from sweep.report.metric import Metric
 from sweep.report.parameters import Parameter, parameters_of
 from sweep.results import ResultSet, TrialRow
 
+ENOUGH = 5  # complete trials before a median, a smooth curve or a surface says anything
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -48,7 +50,7 @@ class Reading:
     @property
     def ended(self) -> list[TrialRow]:
         """The trials that figures show: complete, pruned or failed."""
-        return [t for t in self.study.trials if t.status in ("complete", "pruned", "failed")]
+        return [t for t in self.study.trials if t.ended]
 
     @property
     def numeric(self) -> list[Parameter]:
@@ -86,6 +88,7 @@ def read(study: ResultSet) -> Reading:
     # One terrible corner must not flatten the rest: what lies four times as far from the best as
     # the median trial is drawn at the edge. Three tolerances keep pure noise from filling an axis.
     losses = [abs(top - v) for v in values] or [0.0]
-    reach = max(3 * tolerance, min(max(losses), 4 * median(losses) or math.inf))
+    usual = 4 * median(losses) if len(losses) >= ENOUGH else 0.0
+    reach = max(3 * tolerance, min(max(losses), usual or math.inf))
     parameters = parameters_of(study)
     return Reading(study, metric, parameters, complete, tolerance, words, top - sign * reach)

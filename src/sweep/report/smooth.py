@@ -41,7 +41,7 @@ def _likeliest(points: Array, targets: Array) -> tuple[Array, float]:
         return float(0.5 * len(points) * np.log(amplitude) + np.log(np.diag(root)).sum())
 
     grid = [np.array(lengths) for lengths in product(_LENGTHS, repeat=points.shape[1])]
-    choices = list(product(grid, _NOISES))
+    choices: list[tuple[Array, float]] = list(product(grid, _NOISES))
     return min(choices, key=lambda choice: loss(*choice))
 
 

@@ -25,7 +25,7 @@ class Cell(NamedTuple):
 
 
 class Column(NamedTuple):
-    """One column: its head, how its cells look (number, text or status), and a trial's cell."""
+    """One column: its head, how it looks (number, text, status or note), and a trial's cell."""
 
     head: str
     kind: str
@@ -48,7 +48,7 @@ def columns(reading: Reading) -> list[Column]:
         for name, value in trial.metrics.items():
             if name != reading.metric.name:
                 others.setdefault(name, []).append(value)
-    note = Column("note", "text", lambda t: Cell(t.reason or ""))
+    note = Column("note", "note", lambda t: Cell(t.reason or ""))
     return [
         Column("trial", "number", lambda t: Cell(str(t.number), t.number)),
         Column("status", "status", lambda t: Cell(t.status)),
@@ -57,7 +57,6 @@ def columns(reading: Reading) -> list[Column]:
         *(_recorded(Metric.of(name, values)) for name, values in others.items()),
         Column("epochs", "number", lambda t: Cell(str(len(t.curve)), len(t.curve))),
         Column("time", "number", lambda t: Cell(duration(t.seconds), t.seconds)),
-        Column("seed", "number", lambda t: Cell(str(t.seed), t.seed)),
         *([note] if any(t.reason for t in reading.study.trials) else []),
     ]
 

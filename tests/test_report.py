@@ -1,0 +1,339 @@
+"""The report of a study: what a reader finds on the page, whatever the study looks like."""
+
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from browser import screenshot
+from sweep.report import build_report
+from sweep.report.figures import NARROW, figures, slices, surface
+from sweep.report.parameters import parameters_of
+from sweep.report.reading import read
+from sweep.report.smooth import smooth
+from sweep.report.theme import DARK, LIGHT
+from sweep.results import ResultSet, TrialRow
+
+SEARCH = {"model.dropout": "interval(0,0.7)", "model.bn_momentum": "tag(log, interval(0.001,1))"}
+
+
+def trial(number: int, maximize: bool = True) -> TrialRow:
+    """One of trials spread over the space, best near dropout 0.3 and momentum 0.06."""
+    dropout, place = 0.7 * (number * 0.754878 % 1), number * 0.569840 % 1
+    momentum = 10 ** (-3 * place)
+    accuracy = 0.984 - 0.03 * (dropout - 0.3) ** 2 - 0.002 * (math.log10(momentum) + 1.2) ** 2
+    value = accuracy if maximize else 1 - accuracy
+    params = {"model.dropout": dropout, "model.bn_momentum": momentum}
+    row = TrialRow(number, "complete", params, seed=7919 * number, seconds=6.25)
+    if number == 13:
+        return replace(row, status="failed", reason="loss is not finite at epoch 2")
+    if number % 4 == 3:
+        return replace(row, status="pruned", curve={1: value - 0.02, 2: value - 0.01})
+    metrics = {"val_accuracy": accuracy, "val_nll": 0.06 + number / 7000}
+    return replace(row, value=value, metrics=metrics, curve={1: value - 0.02, 2: value})
+
+
+def study(folder: Path, trials: Sequence[TrialRow] | int = 32, **changes: Any) -> ResultSet:
+    rows = [trial(i) for i in range(trials)] if isinstance(trials, int) else trials
+    config = {"study": {"seed": 7}, "versions": {"torch": "2.13.0", "optuna": "5.0.0"}}
+    found = ResultSet(
+        "mnist", folder, "val_accuracy", "maximize", len(rows), SEARCH, config, list(rows)
+    )
+    return replace(found, **changes)
+
+
+class Page(HTMLParser):
+    """A page's elements as (tag, attributes, text inside), in the order that they open."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.text = path.read_text()
+        self.found: list[tuple[str, dict[str, str], list[str]]] = []
+        self._open: list[tuple[str, list[str]]] = []
+        self.feed(self.text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        text: list[str] = []
+        self.found.append((tag, {k: v or "" for k, v in attrs}, text))
+        if tag not in ("meta", "path", "use"):
+            self._open.append((tag, text))
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._open and self._open.pop()[0] != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        for _, text in self._open:
+            text.append(data)
+
+    def all(self, tag: str, cls: str | None = None) -> list[str]:
+        """The text of every such element, its white space collapsed."""
+        return [
+            " ".join("".join(text).split())
+            for name, attributes, text in self.found
+            if name == tag and (cls is None or cls in attributes.get("class", "").split())
+        ]
+
+    def rows(self) -> dict[int, list[str]]:
+        """The recorded values behind each row of the table of trials."""
+        rows: dict[int, list[str]] = {}
+        for tag, attributes, _ in self.found:
+            if tag == "tr" and "id" in attributes:
+                rows[int(attributes["id"].removeprefix("trial-"))] = []
+            elif tag == "data":
+                rows[list(rows)[-1]].append(attributes["value"])
+        return rows
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> ResultSet:
+    return study(tmp_path_factory.mktemp("mnist"))
+
+
+@pytest.fixture(scope="module")
+def page(results: ResultSet) -> Page:
+    return Page(build_report(results))
+
+
+def test_the_answer_comes_first(results: ResultSet, page: Page) -> None:
+    best = results.best
+    assert best is not None and best.value is not None
+    near = [t for t in results.complete if best.value - (t.value or 0.0) <= 0.001]
+    dropout = sorted(float(str(t.params["model.dropout"])) for t in near)
+    assert page.all("h1") == [
+        f"dropout {best.params['model.dropout']:.3g} and bn_momentum "
+        f"{best.params['model.bn_momentum']:.3g} gave the best validation accuracy, "
+        f"{100 * best.value:.2f} %, in 32 trials (23 complete, 8 pruned, 1 failed)."
+    ]
+    (lead,) = page.all("p", "lead")
+    assert lead.startswith(f"{len(near)} of 23 complete trials lie within 0.1 percentage points")
+    assert f"dropout {dropout[0]:.2g}\N{EN DASH}{dropout[-1]:.2g}" in lead
+    assert "validation data" in page.all("p", "caveat")[0]
+
+
+def test_every_number_of_the_table_is_a_recorded_one(results: ResultSet, page: Page) -> None:
+    rows = page.rows()
+    assert len(rows) == 32
+    for row in results.trials:
+        figures = [row.value] if row.value is not None else []
+        recorded = [row.number, *figures, *row.params.values()]
+        recorded += [row.metrics["val_nll"]] if row.metrics else []
+        recorded += [len(row.curve), row.seconds]
+        assert [float(value) for value in rows[row.number]] == recorded
+    ranked = sorted(results.complete, key=lambda t: -(t.value or 0.0))
+    assert list(rows)[: len(ranked)] == [t.number for t in ranked]
+    assert page.all("tr", "best")[0].startswith(f"{ranked[0].number}complete")
+    assert page.all("span", "badge").count("pruned") == 8
+    assert page.all("li") == ["trial 13: loss is not finite at epoch 2"]
+
+
+def test_the_page_needs_no_network_and_no_script(page: Page) -> None:
+    assert not re.search(r"https?:|<script|<link|@import|url\((?!#)", page.text)
+    ids = [a["id"] for _, a, _ in page.found if "id" in a]
+    assert len(ids) == len(set(ids))
+    targets = [a[k] for _, a, _ in page.found for k in ("href", "src") if k in a]
+    assert targets and {t.removeprefix("#") for t in targets} <= set(ids)
+
+
+def test_figures_take_every_colour_from_the_theme(page: Page) -> None:
+    assert LIGHT.keys() == DARK.keys() and len(set(LIGHT.values())) == len(LIGHT)
+    drawings = page.text[page.text.index("<svg") : page.text.rindex("</svg>")]
+    assert "var(--best)" in drawings
+    assert not re.search(r"(?:fill|stroke): #[0-9a-f]{6}", drawings)
+
+
+def test_marks_say_their_trial_and_lead_to_its_row(page: Page) -> None:
+    settings = [f"{value:.3g}" for value in trial(13).params.values()]
+    words = f"trial 13 · dropout {settings[0]} · bn_momentum {settings[1]} · failed"
+    assert page.all("title").count(words) == 8  # two widths of a surface, two slices, a history
+    assert {"href": "#trial-13", "tabindex": "-1"} in [a for tag, a, _ in page.found if tag == "a"]
+
+
+def test_how_to_repeat_names_no_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = build_report(study(tmp_path / "sweeps" / "mnist"))
+    code = Page(path).all("code")
+    assert "python -m sweep +study=mnist" in code
+    assert 'load_from_checkpoint("sweeps/mnist/checkpoints/best.ckpt")' in code[-1]
+    for file in (path, path.with_name("REPORT.md")):
+        assert str(tmp_path) not in file.read_text()
+        assert "2.13.0" in file.read_text()
+
+
+def test_the_recorded_command_is_shown_as_it_was_typed(tmp_path: Path) -> None:
+    typed = ["python", "-m", "sweep", "+study=mnist", "model.dropout=interval(0,0.5)"]
+    page = Page(build_report(study(tmp_path, config={"command": typed})))
+    assert page.all("code")[0] == "python -m sweep +study=mnist 'model.dropout=interval(0,0.5)'"
+
+
+def test_the_markdown_report_shows_the_figures_beside_it(page: Page) -> None:
+    report = page.path.with_name("REPORT.md")
+    names = re.findall(r"\]\((figures/.*?\.png)\)", report.read_text())
+    assert names == [f"figures/{name}.png" for name in ("surface", "slices", "history")]
+    assert all(matplotlib.image.imread(report.parent / name).shape[1] > 1000 for name in names)
+    assert "The best 20 of 32" in report.read_text()
+
+
+def test_building_again_replaces_every_file_and_leaves_nothing_aside(tmp_path: Path) -> None:
+    build_report(study(tmp_path, 3))
+    page = build_report(study(tmp_path, 4))
+    assert len(Page(page).rows()) == 4
+    files = {p.relative_to(page.parent).as_posix() for p in page.parent.rglob("*") if p.is_file()}
+    pictures = {f"figures/{name}.png" for name in ("surface", "slices", "history")}
+    assert files == {"index.html", "REPORT.md"} | pictures
+
+
+def test_a_minimised_metric_has_its_lowest_trial_first(tmp_path: Path) -> None:
+    rows = [trial(i, maximize=False) for i in range(32)]
+    results = study(tmp_path, rows, metric="val_nll", direction="minimize")
+    best = min(results.complete, key=lambda t: t.value or 0.0)
+    page = Page(build_report(results))
+    assert f"gave the lowest validation NLL, {best.value:.5f} nats" in page.all("h1")[0]
+    assert next(iter(page.rows())) == best.number
+
+
+def test_of_many_trials_the_best_200_are_shown(tmp_path: Path) -> None:
+    results = study(tmp_path, 500)
+    page = Page(build_report(results))
+    ranked = sorted(results.complete, key=lambda t: -(t.value or 0.0))
+    assert list(page.rows()) == [t.number for t in ranked[:200]]
+    assert "The best 200 of 500 trials" in page.text
+
+
+def test_whatever_a_study_names_is_text(tmp_path: Path) -> None:
+    odd = "<script>alert('$x^2$ & \"y\"')</script>"
+    rows = [
+        replace(t, params={odd: t.params["model.dropout"], "`a`|*b*": odd}, reason=f"{odd}\n|")
+        for t in map(trial, range(32))
+    ]
+    page = build_report(study(tmp_path, rows, name=odd, search={}))
+    assert "<script" not in page.read_text()
+    assert Page(page).all("title")[0] == f"{odd} · sweep report"
+    markdown = page.with_name("REPORT.md").read_text()
+    assert "<script" not in re.sub(r"```.*?```", "", markdown, flags=re.DOTALL)
+    head, _, *rest = [line for line in markdown.splitlines() if line.startswith("|")]
+    borders = [len(re.findall(r"(?<!\\)\|", line)) for line in (head, *rest[:20])]
+    assert len(set(borders)) == 1
+
+
+def odd_studies(folder: Path) -> dict[str, ResultSet]:
+    rows = [trial(i) for i in range(32)]
+    return {
+        "no trials": study(folder, [], total=20),
+        "all failed": study(folder, [replace(t, status="failed", value=None) for t in rows]),
+        "none complete": study(folder, [t for t in rows if t.status != "complete"]),
+        "one trial": study(folder, rows[:1]),
+        "three trials": study(folder, rows[:3], total=32),
+        "all running": study(folder, [replace(t, status="running", value=None) for t in rows]),
+        "no parameters": study(folder, [replace(t, params={}) for t in rows], search={}),
+        "one parameter": study(
+            folder,
+            [replace(t, params={"model.dropout": t.params["model.dropout"]}) for t in rows],
+        ),
+        "categories": study(
+            folder,
+            [
+                replace(t, params={"optimizer": ("adam", "sgd", None)[t.number % 3], "b": True})
+                for t in rows
+            ],
+            search={"optimizer": ["adam", "sgd", None]},
+        ),
+        "all equal": study(
+            folder,
+            [replace(t, params={"a": 0.0, "b": 3}, value=t.value and 0.5) for t in rows],
+        ),
+        "all zero": study(folder, [replace(t, value=t.value and 0.0) for t in rows], metric="loss"),
+        "not a number": study(
+            folder, [replace(t, value=math.nan if t.number == 4 else t.value) for t in rows]
+        ),
+        "conditional": study(
+            folder, [replace(t, params=t.params if t.number % 2 else {}) for t in rows]
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", list(odd_studies(Path())))
+def test_an_odd_study_has_a_report(name: str, tmp_path: Path) -> None:
+    results = odd_studies(tmp_path)[name]
+    page = Page(build_report(results))
+    assert len(page.rows()) == len(results.trials)
+    (headline,) = page.all("h1")
+    assert ("No trial is complete" in headline) == (not read(results).complete)
+    assert not re.search(r"\b(?:None|nan|inf)\b", headline + page.all("p", "lead")[0])
+    for figure in figures(results, NARROW).values():
+        assert figure.axes
+
+
+def test_a_terrible_corner_does_not_flatten_the_rest(tmp_path: Path) -> None:
+    rows = [trial(i) for i in range(32)]
+    rows[0] = replace(rows[0], value=0.11)
+    reading = read(study(tmp_path, rows))
+    assert 0.97 < reading.floor < 0.984
+    low, high = surface(reading.study).axes[1].get_ylim()  # the colour bar
+    assert 96.5 < low < high < 99
+
+
+def test_parameters_are_read_from_the_ranges_that_were_typed(tmp_path: Path) -> None:
+    rows = [replace(t, params={**t.params, "a.lr": 0.1, "b.lr": 1}) for t in map(trial, range(4))]
+    dropout, momentum, *others = parameters_of(study(tmp_path, rows))
+    assert (dropout.name, dropout.log, dropout.low, dropout.high) == ("dropout", False, 0.0, 0.7)
+    assert (momentum.log, momentum.low, momentum.high) == (True, 0.001, 1.0)
+    assert momentum.place(0.001) == 0 and momentum.at(momentum.place(0.03)) == pytest.approx(0.03)
+    assert [p.name for p in others] == ["a.lr", "b.lr"]
+
+
+def test_smoothing_finds_the_hill_under_noise() -> None:
+    random = np.random.default_rng(0)
+    points = random.random((60, 2))
+    hill = np.exp(-6 * ((points - (0.4, 0.6)) ** 2).sum(axis=1))
+    at = np.stack(np.meshgrid(*[np.linspace(0.1, 0.9, 17)] * 2), axis=-1).reshape(-1, 2)
+    found = smooth(points, hill + random.normal(0, 0.05, 60), at)
+    truth = np.exp(-6 * ((at - (0.4, 0.6)) ** 2).sum(axis=1))
+    assert np.abs(found - truth).max() < 0.15
+    assert at[found.argmax()] == pytest.approx((0.4, 0.6), abs=0.1)
+
+
+def test_figures_that_cannot_be_drawn_say_what_to_draw_instead(tmp_path: Path) -> None:
+    bare = study(tmp_path, [replace(trial(0), params={})], search={})
+    with pytest.raises(ValueError, match=r"two numeric parameters.*draw slices"):
+        surface(bare)
+    with pytest.raises(ValueError, match=r"has none: draw history"):
+        slices(bare)
+
+
+def test_reporting_loads_neither_torch_nor_optuna_nor_pyplot() -> None:
+    code = (
+        "import sys; from pathlib import Path; from sweep.results import ResultSet; "
+        "import sweep.report; bad = {'torch', 'optuna', 'hydra', 'matplotlib.pyplot'}; "
+        "print(sorted(bad & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_reaches_into_the_margins(
+    page: Page, tmp_path: Path, width: int, dark: bool
+) -> None:
+    picture = tmp_path / "page.png"
+    screenshot(page.path.as_uri(), picture, width, 5000, dark)
+    pixels = np.round(matplotlib.image.imread(picture)[..., :3] * 255).astype(int)
+    assert pixels.shape[1] == width
+    paper = (DARK if dark else LIGHT)["paper"]
+    colour = [int(paper[i : i + 2], 16) for i in (1, 3, 5)]
+    assert (pixels[:, [*range(12), *range(-12, 0)]] == colour).all()
+    assert (pixels != colour).any()
