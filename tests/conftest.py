@@ -8,6 +8,12 @@ import pytest
 import torch
 
 
+@pytest.fixture(autouse=True)
+def same_start() -> None:
+    """A test's unkeyed draws (initial weights, say) do not depend on the tests before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def double() -> Iterator[None]:
     """Float64 as the default, so that rates and momenta (buffers) are exact to 1e-16 too."""

@@ -64,7 +64,7 @@ def test_settings_reach_the_layers() -> None:
     assert block.drop.rate == 0.25
     assert block.norm.momentum == 0.5
     assert isinstance(block.act, nn.GELU)
-    assert Block(6, 4, bn_momentum=None).norm.momentum == 0  # how the buffer says cumulative
+    assert Block(6, 4, bn_momentum=None).norm.momentum is None  # the cumulative average
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -64,6 +64,17 @@ def test_outputs_and_gradients_equal_torchs_over_several_steps(
         torch.testing.assert_close(x.grad, theirs, **EXACT)
 
 
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.9])
+def test_masks_for_a_gpu_have_torchs_scale_too(rate: float) -> None:
+    """The path of a GPU, run where there is none."""
+    layer, x = Dropout(rate), random((64, 30))
+    layer.step = 3
+    key = torch.tensor(rate), torch.tensor(5), torch.tensor(3)
+    expected = torch_dropout(x, keep_mask_on_device(x.shape, *key), rate)
+    torch.testing.assert_close(x * layer._mask_on_device(x, 5), expected, **EXACT)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_evaluation_is_the_identity_and_counts_no_step(shape: tuple[int, ...]) -> None:
     layer = Dropout(0.5, seed=5).eval()
@@ -106,7 +117,7 @@ def test_same_seed_repeats_and_another_seed_or_step_does_not() -> None:
 def test_setting_the_step_goes_back_to_the_masks_that_follow_it() -> None:
     layer = Dropout(0.5, seed=5)
     drawn = masks(layer, 4)
-    layer.step.fill_(2)
+    layer.step = 2
     assert torch.equal(masks(layer, 2), drawn[2:])
 
 

@@ -35,7 +35,7 @@ def parameters(network: nn.Module) -> int:
 
 def test_tutorials_dropout_network() -> None:
     network = mlp(hidden=[512], norm="none", dropout=0.5)
-    flatten, hidden, relu, drop, head = leaves(network)
+    _, hidden, _, drop, head = leaves(network)
     assert kinds(network) == [nn.Flatten, nn.Linear, nn.ReLU, Dropout, nn.Linear]
     assert (hidden.in_features, hidden.out_features) == (784, 512)
     assert (head.in_features, head.out_features) == (512, 10)
@@ -45,7 +45,7 @@ def test_tutorials_dropout_network() -> None:
 
 def test_tutorials_batchnorm_network() -> None:
     network = mlp(hidden=[512], order=["act", "norm", "drop"])
-    flatten, hidden, relu, norm, drop, head = leaves(network)
+    *_, norm, drop, _ = leaves(network)
     assert kinds(network) == [nn.Flatten, nn.Linear, nn.ReLU, BatchNorm, Dropout, nn.Linear]
     assert drop.rate == 0  # passes everything
     assert norm.num_features == 512
@@ -86,6 +86,8 @@ def test_cnn_refuses_more_poolings_than_the_image_can_halve() -> None:
     assert cnn((1, 8, 8), channels=[2, 2, 2])(torch.ones(2, 1, 8, 8)).shape == (2, 10)
     with pytest.raises(ValueError, match="channels: 4 poolings leave nothing of 8x8"):
         cnn((1, 8, 8), channels=[2, 2, 2, 2])
+    with pytest.raises(ValueError, match="channels: 2 poolings leave nothing of 8x3"):
+        cnn((1, 8, 3), channels=[2, 2])
 
 
 def test_cnn_refuses_what_is_not_an_image() -> None:

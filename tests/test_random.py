@@ -117,6 +117,14 @@ def test_shape_only_arranges_the_units() -> None:
     assert set(flat.tolist()) == {0.0, 1.0}
 
 
+@pytest.mark.parametrize(("double", "dtype"), [(False, torch.float32), (True, torch.float64)])
+def test_kept_units_hold_the_value_asked_for(double: bool, dtype: torch.dtype) -> None:
+    mask = keep_mask((60,), 0.5, 1, 2, 1 / 0.3, double)
+    assert mask.dtype == dtype
+    assert torch.equal(mask != 0, keep_mask((60,), 0.5, 1, 2) != 0)
+    assert set(mask.tolist()) == {0.0, torch.tensor(1 / 0.3, dtype=dtype).item()}
+
+
 def test_global_generators_neither_matter_nor_move() -> None:
     before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
     first = keep_mask((100,), 0.5, 1, 2)
@@ -175,7 +183,7 @@ def test_extreme_rates_keep_all_or_almost_none(masks: Masks) -> None:
 
 
 def test_rates_are_rounded_to_the_nearest_level() -> None:
-    for rate in (0.01, 1 / 3, 0.5, 0.9, 0.999):
+    for rate in (0.01, 0.3, 1 / 3, 0.5, 0.9, 0.999):
         assert abs(threshold(rate) / LEVELS - rate) <= 0.5 / LEVELS
 
 

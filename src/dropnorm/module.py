@@ -112,7 +112,7 @@ class Classifier(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         settings = self.optimizer_settings
         optimizer = settings.build(self.parameters())
-        schedule = settings.schedule_of(optimizer, self.trainer.estimated_stepping_batches)
+        schedule = settings.schedule_of(optimizer, lambda: self.trainer.estimated_stepping_batches)
         if schedule is None:
             return optimizer
         return {
@@ -121,12 +121,12 @@ class Classifier(pl.LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["dropout_steps"] = [int(layer.step) for layer in self._dropouts()]
+        checkpoint["dropout_steps"] = [layer.step for layer in self._dropouts()]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Dropout goes on with the masks that come next, not with those already drawn."""
         for layer, step in zip(self._dropouts(), checkpoint.get("dropout_steps", []), strict=False):
-            layer.step.fill_(step)
+            layer.step = step
 
     def _dropouts(self) -> list[Dropout]:
         return [layer for layer in self.network.modules() if isinstance(layer, Dropout)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -14,6 +14,9 @@ from dropnorm.names import check_names
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "one_cycle")
+
+_RISE = 0.3  # the share of a one-cycle training that warms up
+_START, _END = 1 / 25, 1 / 250_000  # its first and last rate, as parts of `lr`
 
 
 @dataclass(frozen=True)
@@ -59,22 +62,43 @@ class Optimizer:
         return kind(parameters, betas=(first, second), **shared)
 
     def schedule_of(
-        self, optimizer: torch.optim.Optimizer, steps: float
-    ) -> lr_scheduler.LRScheduler | None:
-        """The schedule over `steps` batches in all; None when the rate is constant.
+        self, optimizer: torch.optim.Optimizer, steps: Callable[[], float]
+    ) -> lr_scheduler.LambdaLR | None:
+        """The schedule over `steps()` batches in all; None when the rate is constant.
 
-        Errors: ValueError for a schedule over a training without an end (`steps` infinite).
+        `steps` is not asked before the first step has been taken: Lightning would load the data to
+        answer, and a resumed training would then start its epoch again instead of going on in it.
+
+        Errors: ValueError at the first step if the training has no end.
         """
         if self.schedule == "constant":
             return None
-        if math.isinf(steps):
-            raise ValueError(
-                f"optimizer.schedule: {self.schedule} expects a training with an end, got none; "
-                "set the Trainer's max_epochs or max_steps"
-            )
-        if self.schedule == "cosine":
-            return lr_scheduler.CosineAnnealingLR(optimizer, T_max=int(steps))
-        # Without cycle_momentum=False torch would replace `momentum` and `betas` by its own.
-        return lr_scheduler.OneCycleLR(
-            optimizer, max_lr=self.lr, total_steps=int(steps), cycle_momentum=False
+        shape = _SHAPES[self.schedule]
+
+        def factor(step: int) -> float:
+            return shape(min(step / self._finite(steps()), 1.0) if step else 0.0)
+
+        return lr_scheduler.LambdaLR(optimizer, factor)
+
+    def _finite(self, steps: float) -> float:
+        if 0 < steps < math.inf:  # Lightning says -1 for data without a length
+            return steps
+        raise ValueError(
+            f"optimizer.schedule: {self.schedule} expects a training with an end, got none; "
+            "set the Trainer's max_epochs or max_steps, or the schedule to constant"
         )
+
+
+def _cosine(progress: float) -> float:
+    """From 1 to 0 (Loshchilov & Hutter 2017)."""
+    return (1 + math.cos(math.pi * progress)) / 2
+
+
+def _one_cycle(progress: float) -> float:
+    """From 1/25 to 1 and down to almost 0, as torch's OneCycleLR (Smith & Topin 2019)."""
+    if progress < _RISE:
+        return _START + (1 - _START) * _cosine(1 - progress / _RISE)
+    return _END + (1 - _END) * _cosine((progress - _RISE) / (1 - _RISE))
+
+
+_SHAPES = {"cosine": _cosine, "one_cycle": _one_cycle}

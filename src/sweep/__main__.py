@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweep.errors import ConfigError, SweepError, did_you_mean
+from sweep.errors import ConfigError, Problem, SweepError, nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,7 +26,8 @@ How much dropout, and what BatchNorm momentum, does a model need?
 KEY=VALUE sets (Hydra's grammar), and a range searches:
   'model.dropout=interval(0,0.5)'               any number in between
   'model.bn_momentum=tag(log,interval(0.001,1))'
-  'model.activation=choice(relu,gelu)'  'trainer.max_epochs=range(5,20,5)'
+  'model.activation=choice(relu,gelu)'  'model.hidden=choice([64],[256,256])'
+  'trainer.max_epochs=range(5,20,5)'            5, 10, 15
   model=cnn  data=fashion_mnist  optimizer=sgd  sampler=gp  pruner=none  executor=inline
   study.trials=50  study.timeout_s=600  study.name=mine  study.seed=1
 
@@ -45,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _hydra()
     options = _parser().parse_intermixed_args(arguments)
     try:
-        return _run(options)
+        return _run(options, shlex.join(["python", "-m", "sweep", *arguments]))
     except SweepError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
@@ -59,30 +63,39 @@ def _parser() -> ArgumentParser:
         description=HELP,
         epilog=EPILOG,
         formatter_class=RawDescriptionHelpFormatter,
+        add_help=False,
+        allow_abbrev=False,
     )
-    parser.add_argument("words", nargs="*", help=f"one of {', '.join(WORDS)}; then overrides, or a study")
-    parser.add_argument("--config-dir", "-cd", metavar="DIR", help="also read configurations from DIR")
-    parser.add_argument("--cfg", "-c", choices=["job"], help="print the composed configuration")
-    parser.add_argument("--multirun", "-m", action="store_true", help="not needed: ranges search")
+    parser.add_argument("words", nargs="*", help=SUPPRESS)
+    add = parser.add_argument_group("options").add_argument
+    add("--config-dir", "-cd", metavar="DIR", help="also read configurations from DIR")
+    add("--cfg", "-c", choices=["job"], help="print the composed configuration; run nothing")
+    add("--multirun", "-m", action="store_true", help="not needed: ranges search")
+    add("--help", "-h", action="help", help="show this")
     return parser
 
 
-def _run(options: Namespace) -> int:
+def _run(options: Namespace, command: str) -> int:
     from rich.console import Console
 
     console = Console()
     words: list[str] = options.words
     word = words.pop(0) if words and words[0] in WORDS else "run"
     if options.multirun:
-        raise ConfigError(["--multirun: not needed; write ranges, e.g. 'model.dropout=interval(0,0.5)'"])
+        advice = "leave it out, and write ranges such as 'model.dropout=interval(0,0.5)'"
+        raise ConfigError([Problem("--multirun", "not needed", advice)])
+    if words and words[0].isalpha() and (near := nearest(words[0], WORDS)):
+        # What the other words mean depends on this one, so it is the only complaint.
+        what = f"expected KEY=VALUE or one of {', '.join(WORDS)}"
+        raise ConfigError([Problem(words[0], what, f"did you mean {near}?")])
     if word in ("best", "report"):
         return _look_back(word, words, console)
-    if stray := [w for w in words if "=" not in w and w[:1] not in "+~"]:
-        raise ConfigError([f"{w}: expected KEY=VALUE or {did_you_mean(w, WORDS)}" for w in stray])
-    return _look_ahead(word, words, options, console)
+    return _look_ahead(word, words, options, console, command)
 
 
-def _look_ahead(word: str, overrides: list[str], options: Namespace, console: Console) -> int:
+def _look_ahead(
+    word: str, overrides: list[str], options: Namespace, console: Console, command: str
+) -> int:
     from sweep.config import make_plan
 
     plan = make_plan(overrides, options.config_dir)
@@ -100,7 +113,7 @@ def _look_ahead(word: str, overrides: list[str], options: Namespace, console: Co
         return 0
     from sweep.run import run_study
 
-    return run_study(plan, console)
+    return run_study(plan, console, command)
 
 
 def _look_back(word: str, names: list[str], console: Console) -> int:
@@ -108,7 +121,8 @@ def _look_back(word: str, names: list[str], console: Console) -> int:
     from sweep.show import show_best
 
     if len(names) != 1:
-        raise ConfigError([f"{word}: expected one study, by name or folder, got {names or 'none'}"])
+        what = f"expected one study, by name or folder, got {' '.join(names) or 'none'}"
+        raise ConfigError([Problem(word, what, f"type for example {word} mnist")])
     results = load_study(names[0])
     if word == "best":
         show_best(results, console)
@@ -123,8 +137,14 @@ def _hydra() -> int:
     """What Hydra does by itself: information about the configuration, and shell completion."""
     import hydra
 
-    from sweep.config import conf_folder
+    from sweep.compose import conf_folder
 
+    line = os.environ.get("COMP_LINE", "").split(" ")
+    if line[1:2] in (["best"], ["report"]):  # what follows is a study's folder, no override
+        print(*sorted(f.parent.name for f in Path("sweeps").glob(f"{line[-1]}*/study.db")))
+        return 0
+    if line[1:2] in (["run"], ["plan"]):
+        os.environ["COMP_LINE"] = " ".join(line[:1] + line[2:])
     hydra.main(str(conf_folder()), "config", version_base="1.3")(lambda config: None)()
     return 0
 

@@ -1,47 +1,33 @@
-"""The conductor: asks for parameters, hands out trials, prunes, and records how they end.
+"""The conductor: asks for parameters, hands out trials, prunes, and decides how they end.
 
-It knows no processes and no tensors. An executor carries `exchange` to the workers, and calls `flush`
-when a worker has its orders and trains again: what is written to the disk is written then.
+It knows no processes and no tensors. An executor carries `exchange` to the workers, and calls
+`flush` when they have their orders and train again: what goes to the disk is written then.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import optuna
-from optuna.trial import Trial, TrialState
+from optuna.trial import TrialState
 
 from dropnorm.seeds import derive
 from sweep.config import Plan
+from sweep.errors import StudyError
+from sweep.experiment import planned
 from sweep.messages import Ended, Event, Order, Quit, Ready, Report, Start, Stop, TrialSpec, Wait
 from sweep.record import Record
-from sweep.space import write_params
+from sweep.running import Running
+from sweep.scribe import Scribe
 from sweep.store import STATES
 from sweep.strategies import design, is_control, make_pruner, make_sampler
 from sweep.tensorboard import Board
 
-log = logging.getLogger(__name__)
-
 Watch = Callable[[str, Event | Order], None]
-
-
-@dataclass
-class Running:
-    """A trial that has been asked for and has not ended."""
-
-    spec: TrialSpec
-    trial: Trial
-    worker: str = ""
-    started_s: float = 0.0  # Unix time
-    attempts: int = 0
-    reported: int = 0  # the last epoch that Optuna has heard of, over all attempts
-    history: list[Mapping[str, float]] = field(default_factory=list)
 
 
 class Conductor:
@@ -54,41 +40,46 @@ class Conductor:
     def __init__(
         self, plan: Plan, record: Record, watch: Watch, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._plan, self._record, self._watch, self._clock = plan, record, watch, clock
+        self._plan, self._watch, self._clock = plan, watch, clock
         study = plan.study
         self._space = {d.key: d.distribution() for d in plan.search}
-        self._board = Board(
-            record.folder / "tensorboard", {d.key: d for d in plan.search}, study.metric
-        )
+        board = Board(record.folder / "tensorboard", {d.key: d for d in plan.search}, study.metric)
+        self._scribe = Scribe(record, board, self._space, clock)
         self._design = design(plan.sampler, plan.search, study.trials, derive(study.seed, "design"))
-        self.total = study.trials if self._design is None else len(self._design)
+        self.total = planned(plan)
         self._study = optuna.create_study(
+            study_name=study.name,  # Hyperband draws a trial's bracket from it
             direction=study.direction,
             pruner=make_pruner(plan.pruner, plan.trial["trainer"]["max_epochs"]),
         )
         self._deadline = math.inf if study.timeout_s is None else clock() + study.timeout_s
         self._running: dict[int, Running] = {}
-        self._retry: deque[Running] = deque()
-        self._writes: deque[Callable[[], None]] = deque()
-        self._table_written_s = -math.inf
-        self._draining = False
+        self._again: deque[Running] = deque()  # started, cut short, to be started again
+        self._ended: Counter[TrialState] = Counter()
+        self._best: tuple[float, int] | None = None  # value and number of the best trial
+        self.draining = False  # nothing more is started
         self.halted = False  # executors look here, and end their workers
         self.failure: str | None = None  # why the study cannot go on
-        self._resume()
+        self._resume(record)
 
-    def _resume(self) -> None:
+    def _resume(self, record: Record) -> None:
         """Optuna's live study is in memory: tell it what is recorded, queue what was cut short."""
-        recorded = self._record.store.trials()
-        self._waiting = deque(t.number for t in recorded if not t.state.is_finished())
+        recorded = record.store.trials()
         for trial in recorded:
-            if trial.state.is_finished():
-                self._study.add_trial(trial)
-            else:
+            if not trial.state.is_finished():
                 self._study.enqueue_trial(trial.params)
+                continue
+            self._study.add_trial(trial)
+            self._ended[trial.state] += 1
+            if trial.state is TrialState.COMPLETE and self._leads(trial.values[0], trial.number):
+                self._best = (trial.values[0], trial.number)
+        self._waiting = deque(t.number for t in recorded if not t.state.is_finished())
         self._asked = len(recorded)
-        self._ended_states = [t.state for t in recorded if t.state.is_finished()]
-        best = self._record.results().best
-        self._best: float | None = best.value if best else None
+
+    @property
+    def ended(self) -> int:
+        """How many trials have ended and count towards the total."""
+        return self._ended.total()
 
     # Called by executors -------------------------------------------------------------------------
 
@@ -96,14 +87,20 @@ class Conductor:
         """Takes in what a worker has to say, answers what it shall do; writes nothing yet."""
         orders: list[Order] = []
         for event in map(self._judged, events):
+            if isinstance(event, Ready):
+                self._watch(worker, event)
+                orders += self._fill(worker, event.lanes)
+                continue
+            running = self._running.get(event.trial)
+            if running is None or running.worker != worker:
+                # Given to another worker meanwhile: what this one says of it counts no more.
+                orders += [Stop(event.trial, "interrupted")] if isinstance(event, Report) else []
+                continue
             self._watch(worker, event)
-            match event:
-                case Report():
-                    orders += self._report(event)
-                case Ended():
-                    self._end(event)
-                case Ready(lanes=lanes):
-                    orders += self._fill(worker, lanes)
+            if isinstance(event, Report):
+                orders += self._report(running, event)
+            else:
+                self._end(running, event)
         for order in orders:
             self._watch(worker, order)
         return orders
@@ -111,67 +108,64 @@ class Conductor:
     def lost(self, worker: str, reason: str) -> None:
         """A worker died: its trials are tried again by the next free one, up to `study.retries`."""
         for running in [r for r in self._running.values() if r.worker == worker]:
-            running.attempts += 1
-            number = running.spec.number
-            if running.attempts > self._plan.study.retries:
-                reason = f"{reason}, {running.attempts} times"
-                self.exchange(worker, [Ended(number, "failed", reason=reason)])
-            else:
-                log.warning("trial %d: %s; it will run again", number, reason)
-                self._retry.append(self._running.pop(number))
+            running.deaths += 1
+            event = Ended(running.spec.number, "interrupted", reason=f"{reason}; it will run again")
+            if running.deaths > self._plan.study.retries:
+                times = f", {running.deaths} times" if running.deaths > 1 else ""
+                event = Ended(running.spec.number, "failed", reason=reason + times)
+            self.exchange(worker, [event])
 
-    def flush(self) -> None:
-        """Writes what has happened since the last flush."""
-        while self._writes:
-            self._writes.popleft()()
-        if self._clock() - self._table_written_s > 2:
-            self._record.write_table()
-            self._table_written_s = self._clock()
+    def flush(self, last: bool = False) -> None:
+        """Writes what has happened since the last flush. A disk that is full stops the study."""
+        try:
+            self._scribe.flush(last)
+        except StudyError as error:
+            self.failure = str(error)
+            self.halt()
 
     def drain(self) -> None:
         """Starts nothing more; running trials stop at their next report and wait to be resumed."""
-        self._draining = True
+        self.draining = True
 
     def halt(self) -> None:
         """Stops now: executors end their workers, and what was running waits to be resumed."""
-        self._draining = self.halted = True
+        self.draining = self.halted = True
 
     def close(self) -> None:
         """Leaves nothing marked as running."""
-        for running in [*self._running.values(), *self._retry]:
-            self._set_aside(running)
-        self._table_written_s = -math.inf
-        self.flush()
-
-    @property
-    def ended(self) -> int:
-        """How many trials have ended and count towards the total."""
-        return len(self._ended_states)
+        for running in [*self._running.values(), *self._again]:
+            self._scribe.set_aside(running.spec.number)
+        self.flush(last=True)
 
     # Starting ------------------------------------------------------------------------------------
 
     def _fill(self, worker: str, lanes: int) -> list[Order]:
         orders: list[Order] = []
-        while len(orders) < lanes and (running := self._next()):
-            running.worker, running.started_s = worker, time.time()
-            running.history.clear()
-            running.spec = replace(running.spec, best=self._best)
+        mine = [r for r in self._running.values() if r.worker == worker]
+        while len(orders) < lanes and (running := self._next(mine)):
+            mine.append(running)
+            running.start(worker, self._best and self._best[0])
             self._running[running.spec.number] = running
-            self._writes.append(lambda r=running: self._write_start(r))  # type: ignore[misc]
+            self._scribe.start(running.row("running"))
             orders.append(Start(running.spec))
-        if orders or any(r.worker == worker for r in self._running.values()):
+        if mine:
             return orders
-        return [Quit() if self._draining or not self._running else Wait()]
+        return [Quit() if self.draining or not self._running else Wait()]
 
-    def _next(self) -> Running | None:
-        if self._draining:
+    def _next(self, mine: Sequence[Running]) -> Running | None:
+        """What a worker that has these trials starts next; None if nothing, or not now."""
+        if self.draining or any(map(self._is_suspect, mine)):
             return None
-        if self._retry:
-            return self._retry.popleft()
-        left = len(self._waiting) + max(self.total - self._asked, 0)
-        if left == 0 or self._clock() > self._deadline:
+        if self._again and not (mine and self._is_suspect(self._again[0])):
+            return self._again.popleft()
+        open_places = self.total - self.ended - len(self._running) - len(self._again)
+        if open_places <= 0 or self._clock() > self._deadline:
             return None
         return self._ask()
+
+    def _is_suspect(self, running: Running) -> bool:
+        """A trial makes its last attempt alone: it fails for its own sins, and harms nobody."""
+        return 0 < running.deaths >= self._plan.study.retries
 
     def _ask(self) -> Running:
         study = self._plan.study
@@ -185,63 +179,24 @@ class Conductor:
             self._plan.sampler, derive(study.seed, "sampler", number)
         )
         trial = self._study.ask(self._space)
-        config = write_params(self._plan.trial, trial.params)
+        config = self._plan.trial_config(trial.params)
         seed = derive(study.seed, "trial", number)
         return Running(TrialSpec(number, seed, trial.params, config), trial)
 
-    def _write_start(self, running: Running) -> None:
-        spec = running.spec
-        self._board.start(spec.number)
-        self._record.store.begin(spec.number, spec.params, self._space, spec.seed)
-
     # Training ------------------------------------------------------------------------------------
 
-    def _report(self, event: Report) -> list[Order]:
-        running = self._running.get(event.trial)
-        if running is None:
-            return []
-        running.history.append(event.metrics)
-        self._writes.append(lambda: self._board.report(event.trial, event.epoch, event.metrics))
-        if self._draining:
+    def _report(self, running: Running, event: Report) -> list[Order]:
+        running.history[event.epoch] = event.metrics
+        self._scribe.report(event)
+        if self.draining:
             return [Stop(event.trial, "interrupted")]
-        return [Stop(event.trial, "pruned")] if self._prune(running, event) else []
-
-    def _prune(self, running: Running, event: Report) -> bool:
-        value = event.metrics.get(self._plan.study.metric)
-        if value is None or not math.isfinite(value) or event.epoch <= running.reported:
-            return False
-        running.trial.report(value, event.epoch)
-        running.reported = event.epoch
-        if event.epoch >= running.spec.config["trainer"]["max_epochs"]:
-            return False
-        control = self._plan.pruner.control
-        if is_control(self._plan.study.seed, event.trial, control):
-            return False
-        return running.trial.should_prune()
+        study = self._plan.study
+        prune = running.should_stop(event, study.metric)  # control trials are measured by it too
+        if prune and not is_control(study.seed, event.trial, self._plan.pruner.control):
+            return [Stop(event.trial, "pruned")]
+        return []
 
     # Ending --------------------------------------------------------------------------------------
-
-    def _end(self, event: Ended) -> None:
-        running = self._running.pop(event.trial, None)
-        if running is None:  # already recorded, or given to another worker
-            return
-        if event.status == "interrupted":
-            self._set_aside(running)
-            return
-        value = event.metrics.get(self._plan.study.metric)
-        state = STATES[event.status]
-        self._study.tell(
-            running.trial, value if state is TrialState.COMPLETE else None, state=state
-        )
-        self._ended_states.append(state)
-        if state is TrialState.COMPLETE and value is not None and self._improves(value):
-            self._best = value
-            if event.checkpoint is not None:
-                self._writes.append(lambda c=event.checkpoint: self._record.keep_checkpoint(c))
-        ended, best = self.ended, self._best
-        self._writes.append(lambda: self._write_end(running, event, value))
-        self._writes.append(lambda: self._board.study(ended, best))
-        self._stop_if_hopeless(event)
 
     def _judged(self, event: Event) -> Event:
         """A trial without a finite value has failed, whatever its worker thinks."""
@@ -252,48 +207,34 @@ class Conductor:
             return event
         return replace(event, status="failed", reason=f"{self._plan.study.metric} is {value}")
 
-    def _improves(self, value: float) -> bool:
-        if self._best is None:
-            return True
-        return value > self._best if self._plan.study.direction == "maximize" else value < self._best
+    def _end(self, running: Running, event: Ended) -> None:
+        del self._running[event.trial]
+        if event.status == "interrupted":
+            self._again.append(running)
+            return
+        state = STATES[event.status]
+        row = running.final_row(event.status, event, self._plan.study.metric)
+        value = row.value if event.status == "complete" else None
+        told = self._study.tell(running.trial, value, state=state)
+        self._ended[state] += 1
+        if value is not None and self._leads(value, event.trial):
+            self._best = (value, event.trial)
+            if event.checkpoint is not None:
+                self._scribe.best(event.trial, event.checkpoint)
+        self._scribe.end(row, event, told.system_attrs)
+        self._scribe.progress(self.ended, self._best and self._best[0])
+        self._stop_if_hopeless(event)
+
+    def _leads(self, value: float, number: int) -> bool:
+        """Whether it is the best so far; of equals that is the trial that was asked for first."""
+        sign = -1.0 if self._plan.study.direction == "maximize" else 1.0
+        best = self._best
+        return best is None or (sign * value, number) < (sign * best[0], best[1])
 
     def _stop_if_hopeless(self, event: Ended) -> None:
-        limit = self._plan.study.max_failures
-        if len(self._ended_states) >= limit and set(self._ended_states) == {TrialState.FAIL}:
+        if self.ended == self._ended[TrialState.FAIL] >= self._plan.study.max_failures:
             self.failure = (
-                f"all of the first {len(self._ended_states)} trials failed, the last with: {event.reason}"
+                f"all of the first {self.ended} trials failed, the last with: {event.reason}; see "
+                f"{self._plan.folder / 'logs'}"
             )
             self.drain()
-
-    def _write_end(self, running: Running, event: Ended, value: float | None) -> None:
-        spec = running.spec
-        assert event.status != "interrupted"
-        # The table's row comes before the record: after a crash between the two the trial runs
-        # again, while the other way round the row would never be written.
-        self._board.end(
-            spec.number, spec.params, event.status, event.metrics, running.started_s, time.time()
-        )
-        self._record.store.finish(
-            spec.number, event.status, value, self._curve(running), self._attributes(running, event)
-        )
-
-    def _curve(self, running: Running) -> dict[int, float]:
-        metric = self._plan.study.metric
-        return {i: m[metric] for i, m in enumerate(running.history, 1) if metric in m}
-
-    def _attributes(self, running: Running, event: Ended) -> dict[str, Any]:
-        names = dict.fromkeys(name for metrics in running.history for name in metrics)
-        history = {name: [m.get(name, math.nan) for m in running.history] for name in names}
-        attributes = {
-            "metrics": dict(event.metrics),
-            "history": history,
-            "seconds": event.seconds,
-            "worker": running.worker,
-            "reason": event.reason,
-        }
-        return {key: value for key, value in attributes.items() if value is not None}
-
-    def _set_aside(self, running: Running) -> None:
-        """Back to waiting: the same command starts it again, with the same number and seed."""
-        number = running.spec.number
-        self._writes.append(lambda: self._record.store.finish(number, "interrupted", None, {}, {}))

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-FILES = tuple(
-    f"{part}-{kind}"
-    for part in ("train", "t10k")
-    for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
-)
-ENDINGS = ("", ".gz", ".xz")
+from dropnorm.data.idx import DIMENSIONS, find_file
+from sweep.errors import Problem, as_typed
 
 
-def missing_data(data: Any) -> list[str]:
-    """One line if `data.path` lacks IDX files and nothing says to download them; else nothing."""
-    if not isinstance(data, Mapping) or data.get("_target_") != "dropnorm.MNIST":
+def missing_data(data: Any) -> list[Problem]:
+    """What is wrong if `data.path` lacks IDX files and nothing says to download them."""
+    if not isinstance(data, dict) or data.get("_target_") != "dropnorm.MNIST":
         return []
-    path = data.get("path")
-    if not isinstance(path, str) or data.get("download"):
+    path, download = data.get("path"), data.get("download")
+    if path is None and download is not None:
+        what = "expected a folder to download into, got null"
+        return [Problem("data.path", what, f"type data.path=data/{download}")]
+    if not isinstance(path, str) or download is not None:
         return []
-    folder = Path(path)
-    if not folder.is_dir():
-        return [f"data.path: no such folder: {path}; put the IDX files there or type data.download=..."]
-    missing = [f for f in FILES if not any((folder / (f + e)).is_file() for e in ENDINGS)]
-    return [f"data.path: {path} lacks {', '.join(missing)} (or .gz, .xz)"] if missing else []
+    folder = Path(path).expanduser()
+    missing = [name for name in DIMENSIONS if find_file(folder, name) is None]
+    if not missing:
+        return []
+    came = f"{as_typed(path)}{'' if folder.is_dir() else ' (no such folder)'}"
+    what = f"expected a folder with {', '.join(missing)} (raw, .gz or .xz), got {came}"
+    return [Problem("data.path", what, "put them there, or for Fashion-MNIST type data.download=fashion_mnist")]

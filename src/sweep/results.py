@@ -6,7 +6,7 @@ Nothing here opens a file or imports Optuna; `sweep.record` fills these rows fro
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -18,7 +18,7 @@ RowStatus: TypeAlias = Literal["complete", "pruned", "failed", "running", "waiti
 
 @dataclass(frozen=True)
 class TrialRow:
-    """One trial as recorded. `value` is the study's metric after the last epoch (None if it never came)."""
+    """One trial as recorded. `value` is the study's metric after the last epoch, if that is one."""
 
     number: int
     status: RowStatus
@@ -26,7 +26,7 @@ class TrialRow:
     value: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     curve: Mapping[int, float] = field(default_factory=dict)  # epoch (from 1) -> the study's metric
-    history: Mapping[str, Sequence[float]] = field(default_factory=dict)  # metric -> a value per epoch
+    history: Mapping[str, Sequence[float]] = field(default_factory=dict)  # metric -> one an epoch
     seed: int = 0
     seconds: float = 0.0
     reason: str | None = None
@@ -66,9 +66,14 @@ class ResultSet:
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat dict a trial, ready for `pandas.DataFrame(study.rows())`."""
-        return [
-            {"number": t.number, "status": t.status, "value": t.value, **t.params, **t.metrics,
-             "epochs": len(t.curve), "seed": t.seed, "seconds": t.seconds, "worker": t.worker,
-             "reason": t.reason, "started": t.started, "finished": t.finished}
-            for t in self.trials
-        ]  # fmt: skip
+        return to_table(self.trials)
+
+
+def to_table(trials: Iterable[TrialRow]) -> list[dict[str, Any]]:
+    """One flat dict a trial: its parameters and metrics are keys beside what the trial is."""
+    return [
+        {"number": t.number, "status": t.status, "value": t.value, **t.params, **t.metrics,
+         "epochs": len(t.curve), "seed": t.seed, "seconds": t.seconds, "worker": t.worker,
+         "reason": t.reason, "started": t.started, "finished": t.finished}
+        for t in trials
+    ]  # fmt: skip

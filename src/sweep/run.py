@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
@@ -16,52 +17,69 @@ from sweep.errors import StudyError
 from sweep.executors import EXECUTORS
 from sweep.record import Record
 from sweep.report import build_report
+from sweep.results import ResultSet
 from sweep.show import show_end
 from sweep.terminal import Terminal
 
 INTERRUPTED, TERMINATED = 130, 143
 
 
-def run_study(plan: Plan, console: Console) -> int:
-    """Runs what is left and returns the exit code. Errors: ConfigError, StudyError."""
+def run_study(plan: Plan, console: Console, command: str = "") -> int:
+    """Runs what is left and returns the exit code; `command` is what was typed.
+
+    Errors: ConfigError before anything runs; StudyError later, and what had ended is recorded.
+    """
     start = time.monotonic()
-    with closing(Record(plan)) as record:
+    with closing(Record(plan, command)) as record:
         code = _search(plan, record, console)
-        if code == 0:
-            record.write_table()
-            report = build_report(record.results())
-            show_end(record.results(), report, time.monotonic() - start, console)
-    if code:
-        console.print(f"stopped; the same command goes on with study {plan.study.name}")
+        if code:
+            console.print(f"stopped; the same command goes on with study {plan.study.name}")
+        else:
+            results = record.results()
+            show_end(results, _report(results), time.monotonic() - start, console)
     return code
 
 
 def _search(plan: Plan, record: Record, console: Console) -> int:
-    before = record.results()
-    conductor: Conductor
-    with Terminal(console, before, plan.study.trials) as terminal:
-        conductor = Conductor(plan, record, terminal.watch)
+    terminal = Terminal(console, record.results())
+    conductor = Conductor(plan, record, terminal.watch)
+    with terminal, _signals(conductor, terminal) as codes, closing(conductor):
         if conductor.ended >= conductor.total:
             terminal.say(f"study {plan.study.name} is finished: nothing to train")
-            return 0
-        with closing(conductor), _signals(conductor, terminal) as codes:
+        else:
+            for change in record.describe():
+                terminal.say(f"trials recorded so far ran with another version: {change}")
             EXECUTORS[plan.executor.name](conductor, plan)
     if conductor.failure:
-        raise StudyError(f"{conductor.failure}; see {plan.folder / 'logs'}")
+        raise StudyError(conductor.failure)
     return codes[-1] if codes else 0
+
+
+def _report(results: ResultSet) -> Path:
+    """The report's page, built unless it is newer than every trial."""
+    page = results.folder / "report" / "index.html"
+    ends = [t.finished.timestamp() for t in results.trials if t.finished]
+    try:
+        if not page.exists() or page.stat().st_mtime < max(ends, default=0):
+            build_report(results)
+    except OSError as error:
+        raise StudyError(
+            f"{page.parent}: cannot be written: {error.strerror}; every trial is recorded: make "
+            f"room, and type python -m sweep report {results.folder}"
+        ) from None
+    return page
 
 
 @contextmanager
 def _signals(conductor: Conductor, terminal: Terminal) -> Iterator[list[int]]:
-    """Ctrl-C once: finish the running epochs; twice: now. TERM: now. Yields the exit codes earned."""
+    """Ctrl-C once: after the running epochs; twice, or TERM: now. Yields the exit codes earned."""
     codes: list[int] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if codes:
             conductor.halt()
-            signal.signal(signal.SIGINT, signal.default_int_handler)
         else:
-            terminal.say("Ctrl-C: stopping after the running epochs; once more to stop now")
+            terminal.note("Ctrl-C: stopping after the running epochs; once more to stop now")
             conductor.drain()
         codes.append(INTERRUPTED)
 
@@ -75,5 +93,3 @@ def _signals(conductor: Conductor, terminal: Terminal) -> Iterator[list[int]]:
     finally:
         signal.signal(signal.SIGINT, before[0])
         signal.signal(signal.SIGTERM, before[1])
-
-

@@ -1,90 +1,158 @@
-"""What a configuration may say: names, types and ranges, checked before anything runs.
+"""What a configuration may say: the names, types and ranges of every section.
 
-Numbers are strict: "5" is no integer and 1 no boolean. Plain containers go in (as Hydra composed them), frozen dataclasses come out, and every mistake is
-found in one pass. Importing this loads no torch; a test holds it against the constructors' own
-signatures. Models and data of others (`_target_` elsewhere) are checked by their constructors.
+Numbers are strict: "5" is no integer and 1 no boolean. Descriptions follow the word "expected" in
+messages, examples are what to type instead. Importing this loads no torch, so a test holds it
+against the constructors' own signatures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import ConfigDict, Field, StrictBool, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, StrictBool
 from pydantic.dataclasses import dataclass
-from pydantic_core import ErrorDetails
 
-from sweep.errors import did_you_mean
+_CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
+Whole: TypeAlias = Annotated[
+    int, Field(strict=True, ge=1, description="a whole number from 1 up", examples=[10])
+]
+Natural: TypeAlias = Annotated[
+    int, Field(strict=True, ge=0, description="a whole number from 0 up", examples=[0])
+]
+Several: TypeAlias = Annotated[
+    int, Field(strict=True, ge=2, description="a whole number from 2 up", examples=[3])
+]
+Share: TypeAlias = Annotated[
+    float, Field(strict=True, ge=0, le=1, description="a number from 0 to 1", examples=[0.2])
+]
+Rate: TypeAlias = Annotated[
+    float, Field(strict=True, ge=0, lt=1, description="a number from 0 to below 1", examples=[0.3])
+]
+Positive: TypeAlias = Annotated[
+    float, Field(strict=True, gt=0, description="a number above 0", examples=[0.01])
+]
+Widths: TypeAlias = Annotated[
+    list[Whole], Field(description="a list of whole numbers from 1 up", examples=[[64, 64]])
+]
+Part: TypeAlias = Annotated[
+    Whole | Annotated[float, Field(strict=True, gt=0, le=1)],
+    Field(description="a number of batches, or a share above 0.0 up to 1.0", examples=[0.5]),
+]
+Flag: TypeAlias = Annotated[StrictBool, Field(description="true or false", examples=[True])]
+Text: TypeAlias = Annotated[str, Field(min_length=1, description="a name", examples=["sweeps"])]
 
-_CLOSED = ConfigDict(extra="forbid")
-Whole: TypeAlias = Annotated[int, Field(strict=True, ge=1)]
-Share: TypeAlias = Annotated[float, Field(strict=True, ge=0, le=1)]
-Rate: TypeAlias = Annotated[float, Field(strict=True, ge=0, lt=1)]
-Positive: TypeAlias = Annotated[float, Field(strict=True, gt=0)]
-Names: TypeAlias = Annotated[list[Literal["norm", "act", "drop"]], Field(min_length=3, max_length=3)]
+
+def _each_once(order: list[str]) -> list[str]:
+    if sorted(order) != ["act", "drop", "norm"]:
+        raise ValueError("each of norm, act and drop once")
+    return order
 
 
 @dataclass(frozen=True, config=_CLOSED)
 class StudySettings:
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    trials: Whole
-    metric: Annotated[str, Field(min_length=1)]
+    name: Annotated[
+        str,
+        Field(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+            description="letters, digits, '.', '_' or '-', 64 at most, the first no sign",
+            examples=["mnist-2"],
+        ),
+    ]
+    trials: Annotated[Whole, Field(examples=[20])]
+    metric: Text
     direction: Literal["maximize", "minimize"]
-    seed: Annotated[int, Field(strict=True, ge=0)]
-    timeout_s: Positive | None
-    retries: Annotated[int, Field(strict=True, ge=0)]
+    seed: Natural
+    timeout_s: Annotated[
+        Positive | None, Field(description="a number above 0 or null", examples=[600])
+    ]
+    retries: Natural
     max_failures: Whole
-    folder: Annotated[str, Field(min_length=1)]
+    folder: Text
 
 
 @dataclass(frozen=True, config=_CLOSED)
-class _BlockOptions:
+class _NetworkSettings:
     dropout: Rate
-    bn_momentum: Annotated[float, Field(strict=True, gt=0, le=1)] | None
+    bn_momentum: Annotated[
+        Annotated[float, Field(strict=True, gt=0, le=1)] | None,
+        Field(description="a number above 0 up to 1, or null", examples=[0.1]),
+    ]
     label_smoothing: Rate
     norm: Literal["batch", "none"]
     activation: Literal["relu", "gelu", "silu", "tanh", "sigmoid"]
-    order: Names
-    hidden: list[Whole]
+    order: Annotated[
+        list[str],
+        AfterValidator(_each_once),
+        Field(description="norm, act and drop in any order", examples=[["norm", "act", "drop"]]),
+    ]
+    hidden: Widths
 
 
 @dataclass(frozen=True, config=_CLOSED)
-class Mlp(_BlockOptions):
+class Mlp(_NetworkSettings):
     network: Literal["mlp"]
 
 
 @dataclass(frozen=True, config=_CLOSED)
-class Cnn(_BlockOptions):
+class Cnn(_NetworkSettings):
     network: Literal["cnn"]
-    channels: Annotated[list[Whole], Field(min_length=1)]
-    kernel: Whole
+    channels: Annotated[Widths, Field(min_length=1)]
+    kernel: Annotated[Whole, Field(examples=[3])]
 
 
 @dataclass(frozen=True, config=_CLOSED)
 class Idx:
-    path: str | None
-    batch_size: Annotated[int, Field(strict=True, ge=2)]
-    eval_batch_size: Whole
-    train_size: Whole | None
-    download: Literal["fashion_mnist"] | None
+    path: Annotated[str | None, Field(description="a folder or null", examples=["data/mine"])]
+    batch_size: Annotated[Several, Field(examples=[128])]
+    eval_batch_size: Annotated[Whole, Field(examples=[2000])]
+    train_size: Annotated[
+        Whole | None, Field(description="a whole number from 1 up, or null", examples=[10000])
+    ]
+    download: Annotated[
+        Literal["fashion_mnist"] | None,
+        Field(description="fashion_mnist or null", examples=["fashion_mnist"]),
+    ]
 
 
 @dataclass(frozen=True, config=_CLOSED)
 class Synthetic:
-    batch_size: Annotated[int, Field(strict=True, ge=2)]
-    eval_batch_size: Whole
+    batch_size: Annotated[Several, Field(examples=[128])]
+    eval_batch_size: Annotated[Whole, Field(examples=[2000])]
+    train_size: Whole = 1024
+    val_size: Whole = 512
+    test_size: Whole = 512
+    classes: Several = 4
+    data_seed: Natural = 0
 
 
 @dataclass(frozen=True, config=_CLOSED)
-class OptimizerSettings:
-    name: Literal["adam", "adamw", "sgd"]
+class _OptimizerSettings:
     lr: Positive
-    weight_decay: Annotated[float, Field(strict=True, ge=0)] = 0.0
-    betas: Annotated[list[Rate], Field(min_length=2, max_length=2)] | None = None
-    momentum: Rate | None = None
-    nesterov: StrictBool | None = None
-    schedule: Literal["constant", "cosine", "one_cycle"] = "constant"
+    weight_decay: Annotated[
+        float, Field(strict=True, ge=0, description="a number from 0 up", examples=[0.01])
+    ]
+    schedule: Literal["constant", "cosine", "one_cycle"]
+
+
+@dataclass(frozen=True, config=_CLOSED)
+class Adam(_OptimizerSettings):
+    name: Literal["adam", "adamw"]
+    betas: Annotated[
+        list[Rate],
+        Field(
+            min_length=2,
+            max_length=2,
+            description="two numbers from 0 to below 1",
+            examples=[[0.9, 0.999]],
+        ),
+    ]
+
+
+@dataclass(frozen=True, config=_CLOSED)
+class Sgd(_OptimizerSettings):
+    name: Literal["sgd"]
+    momentum: Rate
+    nesterov: Flag
 
 
 @dataclass(frozen=True, config=_CLOSED)
@@ -92,22 +160,31 @@ class TrainerSettings:
     max_epochs: Whole
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
     accelerator: Literal["auto", "cpu", "gpu", "mps"]
-    gradient_clip_val: Positive | None
+    gradient_clip_val: Annotated[
+        Positive | None, Field(description="a number above 0 or null", examples=[1.0])
+    ]
+    gradient_clip_algorithm: Literal["norm", "value"] = "norm"
+    accumulate_grad_batches: Whole = 1
+    limit_train_batches: Part = 1.0
+    limit_val_batches: Part = 1.0
+    deterministic: Annotated[
+        StrictBool | Literal["warn"], Field(description="true, false or warn", examples=[True])
+    ] = False
 
 
 @dataclass(frozen=True, config=_CLOSED)
 class SamplerSettings:
     name: Literal["tpe", "random", "qmc", "grid", "gp", "cmaes"]
-    multivariate: StrictBool = True
-    n_startup_trials: Whole = 10
-    points: Whole = 5
+    multivariate: Flag = True
+    n_startup_trials: Whole = 8
+    points: Several = 5
 
 
 @dataclass(frozen=True, config=_CLOSED)
 class PrunerSettings:
     name: Literal["asha", "hyperband", "median", "none"]
     first_rung: Share = 0.34
-    reduction_factor: Annotated[int, Field(strict=True, ge=2)] = 3
+    reduction_factor: Several = 3
     startup_trials: Whole = 5
     control: Share = 0.2
 
@@ -115,62 +192,31 @@ class PrunerSettings:
 @dataclass(frozen=True, config=_CLOSED)
 class ExecutorSettings:
     name: Literal["inline", "local"]
-    devices: Literal["auto"] | Whole = "auto"
+    devices: Annotated[
+        Literal["auto"] | Whole, Field(description="auto or a whole number from 1 up", examples=[2])
+    ] = "auto"
 
 
-SECTIONS: dict[str, type] = {
-    "study": StudySettings, "optimizer": OptimizerSettings, "trainer": TrainerSettings,
-    "sampler": SamplerSettings, "pruner": PrunerSettings, "executor": ExecutorSettings,
-}  # fmt: skip
-TARGETS: dict[str, dict[str, type]] = {
-    "dropnorm.Classifier": {"mlp": Mlp, "cnn": Cnn},
-    "dropnorm.MNIST": {"": Idx},
-    "dropnorm.Synthetic": {"": Synthetic},
+# What decides which dataclass a section must fit: the value of one of its keys ("": nothing does).
+FORMS: dict[str, tuple[str, dict[str, type]]] = {
+    "study": ("", {"": StudySettings}),
+    "model": ("network", {"mlp": Mlp, "cnn": Cnn}),
+    "data": ("_target_", {"dropnorm.MNIST": Idx, "dropnorm.Synthetic": Synthetic}),
+    "optimizer": ("name", {"adam": Adam, "adamw": Adam, "sgd": Sgd}),
+    "trainer": ("", {"": TrainerSettings}),
+    "sampler": ("", {"": SamplerSettings}),
+    "pruner": ("", {"": PrunerSettings}),
+    "executor": ("", {"": ExecutorSettings}),
 }
-
-
-def check_section(name: str, section: Any) -> tuple[Any, list[str]]:
-    """One section as its frozen dataclass (or as it came, if another's), and what is wrong with it."""
-    if not isinstance(section, Mapping):
-        return section, [f"{name}: expected a group of settings, got {section!r}"]
-    if name in SECTIONS:
-        return _validate(name, SECTIONS[name], section)
-    target = section.get("_target_")
-    if not isinstance(target, str):
-        return section, [f"{name}._target_: expected an import path like dropnorm.Classifier"]
-    kinds = TARGETS.get(target)
-    if kinds is None:
-        return section, []
-    kind = kinds.get(section.get("network", "")) or next(iter(kinds.values()))
-    return _validate(name, kind, {k: v for k, v in section.items() if k != "_target_"})
-
-
-def _validate(name: str, kind: type, section: Mapping[str, Any]) -> tuple[Any, list[str]]:
-    try:
-        return TypeAdapter(kind).validate_python(dict(section)), []
-    except ValidationError as error:
-        known = [f.name for f in fields(kind)]
-        return section, [_sentence(name, known, e) for e in _one_per_key(error)]
-
-
-def _one_per_key(error: ValidationError) -> list[ErrorDetails]:
-    """A value that fits no member of a union fails once a member: keep the first."""
-    return list({str(e["loc"][0]): e for e in reversed(error.errors())}.values())[::-1]
-
-
-def _sentence(name: str, known: list[str], error: ErrorDetails) -> str:
-    key = str(error["loc"][0])
-    place, value = f"{name}.{key}", error["input"]
-    match error["type"]:
-        case "unexpected_keyword_argument" | "extra_forbidden":
-            return f"{place}: unknown key; {did_you_mean(key, known)}"
-        case "missing":
-            return f"{place}: missing; set {place}=..."
-        case "string_pattern_mismatch":
-            return (
-                f"{place}: expected letters, digits, '.', '_' or '-' (64 at most, no leading dot), "
-                f"got {value!r}"
-            )
-    expected = error["msg"].removeprefix("Input should be ").replace("Input should have", "having")
-    element = "".join(f"[{i}]" for i in error["loc"][1:] if isinstance(i, int))
-    return f"{place}{element}: expected {expected}, got {value!r}"
+# Sections that name a class; other people's classes check their own arguments.
+TARGETS = {
+    "model": ("dropnorm.Classifier",),
+    "data": ("dropnorm.MNIST", "dropnorm.Synthetic"),
+}
+# What dropnorm.Classifier logs, and which way is better.
+METRICS = {
+    "val_accuracy": "maximize",
+    "val_nll": "minimize",
+    "val_ece": "minimize",
+    "train_loss": "minimize",
+}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 import random
 from collections.abc import Sequence
 
@@ -11,6 +11,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 from dropnorm.seeds import derive
+from sweep.errors import Problem
 from sweep.messages import Value
 from sweep.schema import PrunerSettings, SamplerSettings
 from sweep.space import Dimension
@@ -20,24 +21,32 @@ def make_sampler(settings: SamplerSettings, seed: int) -> BaseSampler:
     """A sampler for one `ask`, seeded for it.
 
     A sampler made once would repeat its draws when a study is resumed; one made for each trial from
-    (study seed, trial number) draws the same whether or not the study was interrupted.
+    (study seed, trial number) draws the same whether or not the study was interrupted. CMA-ES keeps
+    its state in the system attributes of its trials: they must be resumed with the study.
     """
     seed %= 2**32
+    startup = settings.n_startup_trials
     match settings.name:
         case "tpe":
             return optuna.samplers.TPESampler(
-                seed=seed,
-                multivariate=settings.multivariate,
-                n_startup_trials=settings.n_startup_trials,
+                seed=seed, multivariate=settings.multivariate, n_startup_trials=startup
             )
         case "gp":
-            return optuna.samplers.GPSampler(seed=seed, n_startup_trials=settings.n_startup_trials)
+            return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
         case "cmaes":
-            return optuna.samplers.CmaEsSampler(
-                seed=seed, n_startup_trials=settings.n_startup_trials
-            )
-        case _:
+            return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=startup)
+        case "random" | "grid" | "qmc":  # the `design` of the last two leaves nothing to draw
             return optuna.samplers.RandomSampler(seed=seed)
+
+
+def unsuited(settings: SamplerSettings, search: Sequence[Dimension]) -> list[Problem]:
+    """Why this sampler cannot search this space. CMA-ES would draw at random what is no number."""
+    categories = [d.key for d in search if d.kind == "categorical"]
+    if settings.name != "cmaes" or (not categories and len(search) > 1):
+        return []
+    found = f"choices for {', '.join(categories)}" if categories else "one range"
+    what = f"expected two or more ranges of numbers for cmaes, got {found}"
+    return [Problem("sampler", what, "type sampler=tpe or sampler=gp")]
 
 
 def design(
@@ -45,26 +54,42 @@ def design(
 ) -> list[dict[str, Value]] | None:
     """At most `total` points of a design known beforehand; None for samplers that look first.
 
-    `grid` takes every combination, shuffled, so that a smaller budget still covers the whole;
-    `qmc` takes scrambled Halton points, which stay even however many are used.
+    `grid` takes each combination once, in random order, so that a smaller budget still covers the
+    whole; `qmc` takes scrambled Halton points, which stay even however many are used. A larger
+    total begins with the points of a smaller one.
     """
-    rows: list[tuple[Value, ...]]
-    if settings.name == "grid":
-        rows = list(itertools.product(*(d.grid(settings.points) for d in search)))
-        random.Random(seed).shuffle(rows)
-    elif settings.name == "qmc":
-        from scipy.stats import qmc  # half a second that only this sampler needs
+    match settings.name:
+        case "grid":
+            rows = _grid([d.grid(settings.points) for d in search], total, seed)
+        case "qmc":
+            from scipy.stats import qmc  # half a second that only this sampler needs
 
-        shares = qmc.Halton(len(search), rng=seed).random(total)
-        rows = [tuple(d.at(u) for d, u in zip(search, row, strict=True)) for row in shares]
-    else:
-        return None
-    keys = [d.key for d in search]
-    return [dict(zip(keys, row, strict=True)) for row in rows[:total]]
+            shares = qmc.Halton(len(search), rng=seed).random(total)
+            rows = [[d.at(u) for d, u in zip(search, row, strict=True)] for row in shares]
+        case _:
+            return None
+    return [{d.key: value for d, value in zip(search, row, strict=True)} for row in rows]
+
+
+def _grid(axes: Sequence[Sequence[Value]], total: int, seed: int) -> list[list[Value]]:
+    """Random combinations, each once. They are numbered, because all of them may be too many."""
+    size = math.prod(map(len, axes))
+    draw = random.Random(seed)
+    numbers: dict[int, None] = {}
+    while len(numbers) < min(total, size):
+        numbers[draw.randrange(size)] = None
+    rows = []
+    for number in numbers:
+        row = []
+        for axis in axes:
+            number, place = divmod(number, len(axis))
+            row.append(axis[place])
+        rows.append(row)
+    return rows
 
 
 def make_pruner(settings: PrunerSettings, epochs: int) -> BasePruner:
-    """A pruner whose first decision comes at `first_rung` of the epochs, never at the first epoch."""
+    """A pruner whose first decision comes after `first_rung` of the epochs; they count from 1."""
     first = max(1, round(settings.first_rung * epochs))
     match settings.name:
         case "asha":
@@ -77,7 +102,7 @@ def make_pruner(settings: PrunerSettings, epochs: int) -> BasePruner:
             )
         case "median":
             return optuna.pruners.MedianPruner(
-                n_startup_trials=settings.startup_trials, n_warmup_steps=first - 1
+                n_startup_trials=settings.startup_trials, n_warmup_steps=first
             )
         case "none":
             return optuna.pruners.NopPruner()

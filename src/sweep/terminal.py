@@ -5,37 +5,57 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from threading import Lock
 from types import TracebackType
 
-from rich.console import Console, Group
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
-from sweep.messages import Ended, Event, Order, Report, Start, Stop, TrialSpec, Value
+from sweep.messages import Ended, Event, Order, Report, Start, TrialSpec, Value
 from sweep.results import ResultSet
 
 _BEST_SHOWN = 5
+_LONGEST = 14  # characters of a value in the table
+_OTHER_LINES = 12  # of the screen, that are not running trials
+_GAP = 2  # between columns
+_NO_PARAMETERS = 4  # columns that are always shown
+_STYLES = {"★": "bold", "▶": "green"}
 
 
 class Terminal:
-    """Listens to every event and order of a study; it decides nothing."""
+    """Listens to every event and order of a study; it decides nothing.
 
-    def __init__(self, console: Console, before: ResultSet, total: int) -> None:
-        self._console, self._metric, self._total = console, before.metric, total
+    `watch` and `say` belong to the conductor's thread. Another thread draws, so what it reads is
+    under a lock; printing is not, or each thread could wait for what the other holds.
+    """
+
+    def __init__(self, console: Console, before: ResultSet) -> None:
+        self._console, self._metric, self._total = console, before.metric, before.total
+        self._keys = list(before.search)
         self._sign = -1.0 if before.direction == "maximize" else 1.0
+        self._lock = Lock()
         self._running: dict[int, tuple[str, TrialSpec]] = {}
         self._last: dict[int, Report] = {}
         self._params = {t.number: t.params for t in before.trials}
         self._values = {t.number: t.value for t in before.complete if t.value is not None}
-        ended = [t.status for t in before.trials if t.ended]
-        self._counts: Counter[str] = Counter(ended)
+        self._counts: Counter[str] = Counter(t.status for t in before.trials if t.ended)
+        self._note = ""
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=True),
-        )  # fmt: skip
-        self._bar = self._progress.add_task("trials", total=total, completed=len(ended))
+            TextColumn(before.name),
+            BarColumn(None),
+            TextColumn("{task.fields[ended]}/{task.total:.0f}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            speed_estimate_period=300,
+        )
+        ended = self._counts.total()
+        self._bar = self._progress.add_task("", total=self._total, completed=ended, ended=ended)
         self._live = Live(console=console, get_renderable=self._view, refresh_per_second=2)
 
     def __enter__(self) -> Terminal:
@@ -44,71 +64,127 @@ class Terminal:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
     ) -> None:
+        self._running.clear()
+        self._print_note()
         if self._console.is_terminal:
             self._live.stop()
 
     def watch(self, worker: str, message: Event | Order) -> None:
-        match message:
-            case Start(spec=spec):
-                self._running[spec.number] = (worker, spec)
-                self._params[spec.number] = spec.params
-            case Report(trial=number):
-                self._last[number] = message
-            case Ended():
-                self._end(message)
-            case Stop() | _:
-                pass
+        line = None
+        with self._lock:
+            match message:
+                case Start(spec=spec):
+                    self._running[spec.number] = (worker, spec)
+                    self._params[spec.number] = spec.params
+                case Report(trial=number):
+                    self._last[number] = message
+                case Ended():
+                    line = self._end(message)
+            done, ended = self._done(), self._counts.total()
+        self._progress.update(self._bar, completed=done, ended=ended)
+        if line:
+            self.say(line)
+        self._print_note()
 
     def say(self, text: str) -> None:
-        self._console.print(text, highlight=False)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def _end(self, event: Ended) -> None:
+    def note(self, text: str) -> None:
+        """Shows a line soon, without printing: a signal handler may not."""
+        self._note = text
+
+    def _print_note(self) -> None:
+        if self._note and not self._console.is_terminal:
+            self.say(self._note)
+            self._note = ""
+
+    def _end(self, event: Ended) -> str | None:
+        """Takes a trial off the table; returns a line to print, if it deserves one."""
         self._running.pop(event.trial, None)
         self._last.pop(event.trial, None)
         if event.status == "interrupted":
-            return
+            return event.reason and f"trial {event.trial}: {event.reason}"
         self._counts[event.status] += 1
-        self._progress.update(self._bar, completed=self._counts.total())
         if event.status == "complete":
             self._values[event.trial] = event.metrics[self._metric]
         if not self._console.is_terminal:
-            self._console.print(self._line(event), highlight=False, soft_wrap=True)
+            return self._line(event)
+        return f"trial {event.trial} failed: {event.reason}" if event.status == "failed" else None
+
+    def _done(self) -> float:
+        """Ended trials, and the epochs of running ones as fractions."""
+        shares = [r.epoch / self._epochs(self._running[n][1]) for n, r in self._last.items()]
+        return self._counts.total() + sum(shares)
 
     def _line(self, event: Ended) -> str:
         value = event.metrics.get(self._metric, math.nan)
-        reason = f"  {event.reason}" if event.status == "failed" else ""
         best = self._best_numbers()[:1]
-        leader = f"best {show(self._metric, self._values[best[0]])} (trial {best[0]})" if best else ""
-        return (
-            f"[{self._counts.total()}/{self._total}] trial {event.trial} {event.status}  "
-            f"{self._metric} {show(self._metric, value)}  {spell(self._params[event.trial])}  "
-            f"{event.seconds:.1f} s{reason}  {leader}"
-        )
+        parts = [
+            f"[{self._counts.total()}/{self._total}] trial {event.trial} {event.status}",
+            "" if math.isnan(value) else f"{self._metric} {show(self._metric, value)}",
+            spell(self._params[event.trial]),
+            f"{event.seconds:.1f} s",
+            *(f"best {show(self._metric, self._values[n])} (trial {n})" for n in best),
+            event.reason or "" if event.status == "failed" else "",
+        ]
+        return "  ".join(part for part in parts if part)
 
     def _best_numbers(self) -> list[int]:
         return sorted(self._values, key=lambda n: (self._sign * self._values[n], n))
 
-    def _view(self) -> Group:
-        return Group(self._progress, self._table())
+    # Drawing -------------------------------------------------------------------------------------
 
-    def _table(self) -> Table:
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for title in ("", "trial", self._metric, "epoch", "parameters", "worker"):
-            table.add_column(title, justify="right" if title in (self._metric, "epoch") else "left")
+    def _view(self) -> RenderableType:
+        with self._lock:
+            table, hidden = self._table()
+            counts = [f"{n} {status}" for status, n in sorted(self._counts.items())]
+            counts += [f"{hidden} parameters are in trials.csv"] if hidden else []
+            return Group(
+                self._progress,
+                table,
+                Text(", ".join(counts), style="dim"),
+                *([Text(self._note, style="yellow")] if self._note else []),
+            )
+
+    def _table(self) -> tuple[Table, int]:
+        """The best trials and the running ones, and how many parameters found no room there."""
+        rows = [*self._best_rows(), *self._running_rows()]
+        heads = ["", "trial", self._metric, "epochs", *short_names(self._keys)]
+        widths = [max(map(cell_len, column)) + _GAP for column in zip(heads, *rows, strict=True)]
+        fits = len(heads)
+        while fits > _NO_PARAMETERS and sum(widths[:fits]) > self._console.width:
+            fits -= 1
+        table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, _GAP, 0, 0))
+        for i, head in enumerate(heads[:fits]):
+            table.add_column(head, justify="right" if i > 1 else "left", no_wrap=True)
+        for row in rows:
+            table.add_row(*map(Text, row[:fits]), style=_STYLES.get(row[0]))
+        return table, len(heads) - fits
+
+    def _best_rows(self) -> Iterator[list[str]]:
         for place, number in enumerate(self._best_numbers()[:_BEST_SHOWN]):
-            star = "[yellow]★[/]" if place == 0 else " "
             value = show(self._metric, self._values[number])
-            table.add_row(star, str(number), value, "", spell(self._params[number]), "")
-        for number, (worker, spec) in sorted(self._running.items()):
+            yield ["" if place else "★", str(number), value, "", *self._cells(self._params[number])]
+
+    def _running_rows(self) -> Iterator[list[str]]:
+        room = max(self._console.height - _OTHER_LINES, 4)
+        for number, (_, spec) in sorted(self._running.items())[:room]:
             report = self._last.get(number)
             value = show(self._metric, report.metrics.get(self._metric, math.nan)) if report else ""
-            epochs = f"{report.epoch if report else 0}/{spec.config['trainer']['max_epochs']}"
-            table.add_row("[green]▶[/]", str(number), value, epochs, spell(spec.params), worker)
-        counts = ", ".join(f"{n} {status}" for status, n in self._counts.items())
-        table.caption = counts or None
-        return table
+            epochs = f"{report.epoch if report else 0}/{self._epochs(spec)}"
+            yield ["▶", str(number), value, epochs, *self._cells(spec.params)]
+
+    def _cells(self, params: Mapping[str, Value]) -> list[str]:
+        texts = [brief(params.get(key)) for key in self._keys]
+        return [t if len(t) <= _LONGEST else f"{t[: _LONGEST - 1]}…" for t in texts]
+
+    def _epochs(self, spec: TrialSpec) -> int:
+        return int(spec.config["trainer"]["max_epochs"])
 
 
 def show(metric: str, value: float) -> str:
@@ -119,12 +195,20 @@ def show(metric: str, value: float) -> str:
 
 
 def spell(params: Mapping[str, Value]) -> str:
-    """`dropout 0.31  bn_momentum 0.05`: parameters by the last part of their keys."""
-    return "  ".join(
-        f"{key.rpartition('.')[2]} {value:.3g}" if isinstance(value, float) else
-        f"{key.rpartition('.')[2]} {value}"
-        for key, value in params.items()
-    )  # fmt: skip
+    """`dropout 0.31  bn_momentum 0.05`: parameters by their short names."""
+    names = short_names(list(params))
+    return "  ".join(f"{n} {brief(v)}" for n, v in zip(names, params.values(), strict=True))
+
+
+def short_names(keys: Sequence[str]) -> list[str]:
+    """The last part of each dotted key, or all of it where two keys end alike."""
+    ends = Counter(key.rpartition(".")[2] for key in keys)
+    return [end if ends[end := key.rpartition(".")[2]] == 1 else key for key in keys]
+
+
+def brief(value: Value) -> str:
+    """A parameter for reading: numbers with three significant digits."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def minutes(seconds: float) -> str:

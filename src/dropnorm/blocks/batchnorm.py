@@ -11,8 +11,8 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
     """Normalises each channel by batch statistics; in eval by running averages.
 
     `momentum` follows PyTorch, `running = (1 - m) * running + m * batch` (Keras's is 1 - m), and
-    None is the cumulative average. It is a buffer: change it with `norm.momentum.fill_(0.01)`; it
-    holds 0 for the cumulative average. It shapes evaluation only, never the training step.
+    None is the cumulative average. It is a buffer: change it with `norm.momentum.fill_(0.01)`. It
+    shapes evaluation only, never the training step.
 
     The running variance is the unbiased one, like PyTorch's. State names are those of
     `torch.nn.BatchNorm1d`, so checkpoints move between the two. Source: Ioffe & Szegedy 2015.
@@ -22,7 +22,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
     batch of one value per channel.
     """
 
-    momentum: Tensor  # type: ignore[assignment]
+    momentum: Tensor | None  # type: ignore[assignment]
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
@@ -34,7 +34,8 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             raise ValueError(f"bn_momentum: expected 0 < momentum <= 1 or None, got {momentum!r}")
         super().__init__(channels, eps=eps, affine=affine)
         del self.momentum
-        self.register_buffer("momentum", torch.tensor(float(momentum or 0.0)), persistent=False)
+        buffer = None if momentum is None else torch.tensor(float(momentum))
+        self.register_buffer("momentum", buffer, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)
@@ -52,8 +53,9 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
     def _track(self, mean: Tensor, var: Tensor) -> None:
         """Moves the running averages towards one batch's mean and unbiased variance, both [C]."""
         self.num_batches_tracked.add_(1)
-        cumulative = self.num_batches_tracked.to(mean.dtype).reciprocal()
-        weight = torch.where(self.momentum > 0, self.momentum, cumulative)
+        weight = self.momentum
+        if weight is None:
+            weight = self.num_batches_tracked.to(mean.dtype).reciprocal()
         self.running_mean.lerp_(mean, weight)
         self.running_var.lerp_(var, weight)
 
@@ -62,5 +64,5 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             raise ValueError(f"expected an input of 2 to 4 dimensions, got shape {tuple(x.shape)}")
 
     def extra_repr(self) -> str:
-        momentum = f"{self.momentum.item():g}" if self.momentum else "None"
+        momentum = "None" if self.momentum is None else f"{self.momentum.item():g}"
         return f"{self.num_features}, momentum={momentum}, eps={self.eps:g}"

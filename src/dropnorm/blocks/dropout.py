@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from dropnorm.random import keep_mask, keep_mask_on_device
 from dropnorm.seeds import derive
 
-_UNSEEDED = -1
-
 
 class Dropout(nn.Module):
     """Zeroes units with probability `rate`, scales the others by 1 / (1 - rate); identity in eval.
@@ -25,8 +23,6 @@ class Dropout(nn.Module):
     """
 
     rate: Tensor
-    seed: Tensor
-    step: Tensor
 
     def __init__(self, rate: float = 0.5, *, seed: int | None = None) -> None:
         super().__init__()
@@ -34,31 +30,30 @@ class Dropout(nn.Module):
             raise ValueError(f"dropout: expected 0 <= rate < 1, got {rate!r}")
         if seed is not None and seed < 0:
             raise ValueError(f"seed: expected None or a number from 0, got {seed!r}")
-        key = torch.tensor(_UNSEEDED if seed is None else seed)
         self.register_buffer("rate", torch.tensor(float(rate)), persistent=False)
-        self.register_buffer("seed", key, persistent=False)
-        self.register_buffer("step", torch.tensor(0), persistent=False)
-        self._has_seed = False  # asking the buffer makes a GPU wait: once is enough
+        self.seed = seed
+        self.step = 0
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
-        if not self._has_seed:
-            self._draw_missing_seed()
-        self.step.add_(1)
+        self.step += 1
+        if self.seed is None:
+            self.seed = int(torch.randint(2**63 - 1, ()))
         if x.device.type != "cpu":
-            keep = keep_mask_on_device(x.shape, self.rate, self.seed, self.step)
-            return x * (keep.to(x.dtype) / (1 - self.rate))
+            return x * self._mask_on_device(x, self.seed)
         rate = self.rate.item()
         if rate == 0:
             return x
-        keep = keep_mask(x.shape, rate, int(self.seed), int(self.step))
-        return x * keep.to(x.dtype).mul_(1 / (1 - rate))
+        double = x.dtype == torch.float64
+        mask = keep_mask(x.shape, rate, self.seed, self.step, 1 / (1 - rate), double)
+        return x * mask.to(x.dtype)
 
-    def _draw_missing_seed(self) -> None:
-        if self.seed == _UNSEEDED:
-            self.seed.random_()
-        self._has_seed = True
+    def _mask_on_device(self, x: Tensor, seed: int) -> Tensor:
+        """Nothing here makes the host wait: not even the rate is read back."""
+        keys = [torch.full((), key, device=x.device) for key in (seed, self.step)]
+        keep = keep_mask_on_device(x.shape, self.rate, *keys)
+        return keep.to(x.dtype) / (1 - self.rate)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate.item():g}"
@@ -68,5 +63,5 @@ def seed_dropout(network: nn.Module, seed: int) -> None:
     """Key every Dropout of `network` by (seed, its place in the network) and start at step 0."""
     layers = [m for m in network.modules() if isinstance(m, Dropout)]
     for place, layer in enumerate(layers):
-        layer.seed.fill_(derive(seed, "dropout", place))
-        layer.step.zero_()
+        layer.seed = derive(seed, "dropout", place)
+        layer.step = 0

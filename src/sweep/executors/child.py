@@ -28,7 +28,7 @@ class Job:
 
 def serve(job: Job, pipe: Connection) -> None:
     """Runs in the spawned process until told to quit."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the conductor decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the conductor decides
     threading.Thread(target=_die_with_parent, daemon=True).start()
     _write_output_to(job.log)
     if job.gpu is not None:

@@ -6,11 +6,10 @@ closes before its worker was told to quit is a worker that died; another takes i
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from multiprocessing import connection, get_context
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from sweep.conductor import Conductor
@@ -20,6 +19,8 @@ from sweep.executors.child import Job, serve
 from sweep.messages import Quit
 from sweep.schema import ExecutorSettings
 
+log = logging.getLogger(__name__)
+
 _MOST_ON_CPU = 16  # workers of half a gigabyte each
 _TICK_S = 0.3  # how often the loop looks up from the pipes, for signals
 _GRACE_S = 5.0  # between TERM and KILL
@@ -28,24 +29,19 @@ _GRACE_S = 5.0  # between TERM and KILL
 def run_local(conductor: Conductor, plan: Plan) -> None:
     """Carries messages until every worker has quit, or the conductor says halt.
 
-    Errors: StudyError when a worker dies before it has said a word; its log says why.
+    Errors: StudyError when no worker could say a word; a log says why.
     """
     count, gpus = placement(plan.executor)
     count = min(count, conductor.total - conductor.ended)
-    workers = [Worker(job) for job in _jobs(plan, count, gpus)]
+    crew = [Worker(job) for job in _jobs(plan, count, gpus)]
     try:
-        while workers and not conductor.halted:
-            pipes = {worker.pipe: worker for worker in workers}
-            for pipe in connection.wait(list(pipes), timeout=_TICK_S):
-                worker = pipes[pipe]  # type: ignore[index]
-                if worker.converse(conductor):
-                    continue
-                workers.remove(worker)
-                if not worker.dismissed:
-                    workers.append(worker.replaced(conductor))
+        while crew and not conductor.halted:
+            _attend(crew, conductor)
     finally:
-        for worker in workers:
-            worker.end()
+        for worker in crew:
+            worker.terminate()
+        for worker in crew:
+            worker.bury()
 
 
 def placement(executor: ExecutorSettings) -> tuple[int, int]:
@@ -74,48 +70,76 @@ def _jobs(plan: Plan, count: int, gpus: int) -> list[Job]:
     ]
 
 
+def _attend(crew: list[Worker], conductor: Conductor) -> None:
+    """One round: answers all who have something to say, replaces the dead, then writes."""
+    pipes = {worker.pipe: worker for worker in crew}
+    for pipe in connection.wait(list(pipes), timeout=_TICK_S):
+        worker = pipes[pipe]  # type: ignore[index]
+        if not worker.converse(conductor):
+            crew.remove(worker)
+            crew += _successors(worker, conductor, alone=not crew)
+    conductor.flush()
+
+
+def _successors(worker: Worker, conductor: Conductor, alone: bool) -> list[Worker]:
+    """Who takes the place of a worker whose pipe has closed: nobody, if it could not even start.
+
+    A broken device must not stop the others, nor be tried for ever.
+    """
+    how = worker.bury()
+    conductor.lost(worker.job.name, f"worker died ({how})")
+    if worker.dismissed or conductor.draining or conductor.ended >= conductor.total:
+        return []
+    if worker.spoke:
+        return [Worker(worker.job)]
+    path = worker.job.log
+    problem = f"{worker.job.name} could not start ({how}): {_last_line(path)}; see {path}"
+    if alone:
+        raise StudyError(problem)
+    log.warning("%s; the others go on", problem)
+    return []
+
+
 class Worker:
     """A process that trains, and this side's end of its pipe."""
 
     def __init__(self, job: Job) -> None:
         context = get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.dismissed = False
-        self._spoke = False
-        self._job = job
-        self._process: SpawnProcess = context.Process(
+        self.job = job
+        self.spoke = self.dismissed = False
+        self._process = context.Process(
             target=serve, args=(job, theirs), name=job.name, daemon=True
         )
         self._process.start()
         theirs.close()  # so that the pipe closes with the process
 
     def converse(self, conductor: Conductor) -> bool:
-        """One message up, one answer down, then the writing. False once the pipe has closed."""
+        """One message up, one answer down. False once the pipe has closed."""
         try:
-            orders = conductor.exchange(self._job.name, self.pipe.recv())
-            self._spoke = True
-            self.dismissed = any(isinstance(order, Quit) for order in orders)
-            self.pipe.send(orders)
+            events = self.pipe.recv()
         except (EOFError, OSError):
             return False
-        conductor.flush()
+        self.spoke = True
+        orders = conductor.exchange(self.job.name, events)
+        self.dismissed = any(isinstance(order, Quit) for order in orders)
+        try:
+            self.pipe.send(orders)
+        except OSError:
+            return False
         return True
 
-    def replaced(self, conductor: Conductor) -> Worker:
-        """A fresh worker in this dead one's place; its trials are tried again."""
-        self._process.join(_GRACE_S)
-        how = _how_it_died(self._process.exitcode)
-        if not self._spoke:
-            raise StudyError(f"{self._job.name} could not start ({how}); see {self._job.log}")
-        conductor.lost(self._job.name, f"worker died ({how})")
-        conductor.flush()
-        return Worker(self._job)
-
-    def end(self) -> None:
+    def terminate(self) -> None:
         self._process.terminate()
+
+    def bury(self) -> str:
+        """Waits for the end of the process, at most a while; says how it ended."""
         self._process.join(_GRACE_S)
-        self._process.kill()
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
         self.pipe.close()
+        return _how_it_died(self._process.exitcode)
 
 
 def _how_it_died(code: int | None) -> str:
@@ -123,3 +147,10 @@ def _how_it_died(code: int | None) -> str:
         return f"exit code {code}"
     name = signal.Signals(-code).name
     return f"{name}, probably out of memory" if -code == signal.SIGKILL else name
+
+
+def _last_line(path: str) -> str:
+    """What a dead worker said last."""
+    file = Path(path)
+    lines = file.read_text(errors="replace").split("\n") if file.exists() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")

@@ -1,0 +1,150 @@
+"""Hydra's part: configuration files and overrides become one nested configuration.
+
+Hydra stops at the first mistake. So after one, the overrides are applied one by one: each that does
+not fit is named with its reason, and the others still count, so that all mistakes show at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
+
+from sweep.errors import Problem, did_you_mean, got
+from sweep.sections import keys_of, leaves, unknown_key
+
+# ValueError: a group that is no word, a file that is no UTF-8. RecursionError: defaults in a circle.
+_FAULTS = (
+    HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError, RecursionError,
+)  # fmt: skip
+_ASIDES = ("full_key:", "object_type=", "See https://", "Config search path:", "To append ")
+
+
+@dataclass
+class Composed:
+    """A configuration as far as it could be composed, and why it could not be further."""
+
+    config: dict[str, Any]  # plain containers; what is still to be set (???) is left out
+    studies: list[str]  # what +study= may be
+    problems: list[Problem] = field(default_factory=list)
+    doubtful: set[str] = field(default_factory=set)  # groups for which no choice was found
+
+
+def conf_folder() -> Path:
+    """The shipped configuration: beside this file in a wheel, at the top of a clone."""
+    here = Path(__file__).resolve().parent
+    places = (here / "conf", here.parents[1] / "conf")
+    return next((p for p in places if (p / "config.yaml").is_file()), places[0])
+
+
+def compose_config(overrides: Sequence[Override], config_dir: str | None) -> Composed:
+    """The configuration with these overrides, and one problem for each that does not fit."""
+    places = [_text(o) for o in overrides if o.key_or_group == "hydra.searchpath"]
+    if config_dir is not None:
+        problem = _no_folder(config_dir, places)
+        if problem:
+            return Composed({}, [], [problem])
+        quoted = str(Path(config_dir).resolve()).replace("'", r"\'")
+        places = [f"hydra.searchpath=['file://{quoted}']"]
+    others = [o for o in overrides if o.key_or_group != "hydra.searchpath"]
+    with initialize_config_dir(str(conf_folder()), version_base="1.3", job_name="sweep"):
+        try:
+            studies = _options("study", places)
+        except _FAULTS as error:
+            problem = Problem("hydra.searchpath", _reason(error), "type [file:///a/folder]")
+            return Composed({}, [], [problem])
+        try:
+            return Composed(_compose([*places, *map(_text, others)]), studies)
+        except _FAULTS:
+            return _one_by_one(others, places, studies)
+
+
+def _no_folder(config_dir: str, places: Sequence[str]) -> Problem | None:
+    if not Path(config_dir).is_dir():
+        return Problem("--config-dir", f"expected a folder, {got(config_dir)}", "type one there is")
+    if places:
+        what = "expected either this or hydra.searchpath, got both"
+        return Problem("--config-dir", what, "name both folders in hydra.searchpath")
+    return None
+
+
+def _compose(overrides: Sequence[str]) -> dict[str, Any]:
+    config = compose("config", overrides=list(overrides))
+    return _without_missing(OmegaConf.to_container(config, resolve=True))
+
+
+def _without_missing(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {str(k): _without_missing(v) for k, v in value.items() if v != "???"}
+
+
+def _one_by_one(
+    overrides: Sequence[Override], places: list[str], studies: list[str]
+) -> Composed:
+    groups = _options("", places, ObjectType.GROUP)
+    done = Composed(_compose(places), studies)
+    good = list(places)
+    # Choices of a group decide which keys there are, so they come first.
+    for override in sorted(overrides, key=lambda o: o.key_or_group not in groups):
+        key = override.key_or_group
+        try:
+            done.config = _compose([*good, _text(override)])
+            good.append(_text(override))
+        except _FAULTS as error:
+            if key.partition(".")[0] not in done.doubtful - {"study"}:
+                done.problems.append(_explain(override, error, done))
+            if key in groups:
+                done.doubtful.add(key)
+    return done
+
+
+def _explain(override: Override, error: Exception, done: Composed) -> Problem:
+    key, text = override.key_or_group, _text(override)
+    if key == "study" and not override.is_add():
+        what = f"expected +study=NAME with a plus, got {text}"
+        typed = f"+study={override.get_value_element_as_str()}"
+        return Problem(key, what, did_you_mean(typed, [f"+study={s}" for s in done.studies]))
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        place = key if key == group else text
+        return Problem(place, f"no {group} {name}", did_you_mean(name, error.options or []))
+    if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark):
+        what = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+        return Problem(text, what, "mend the file")
+    if key.startswith("search"):
+        searched = key.removeprefix("search").lstrip(".") or "KEY"
+        return Problem(text, "expected the range itself", f"type {searched}=RANGE")
+    config = {name: section for name, section in done.config.items() if name != "search"}
+    if override.is_add() or key in config or key in leaves(config):
+        return Problem(text, _reason(error), "change it or leave it out")
+    if key in keys_of(config):
+        return Problem(key, "not set so far", f"add it with a plus: +{text.lstrip('~+')}")
+    return unknown_key(key, config)
+
+
+def _options(group: str, places: list[str], kind: ObjectType = ObjectType.CONFIG) -> list[str]:
+    """What there is to choose in a group; with ObjectType.GROUP the groups in it."""
+    loader = GlobalHydra.instance().config_loader()
+    return loader.get_group_options(group, kind, "config", places)
+
+
+def _text(override: Override) -> str:
+    return override.input_line or ""
+
+
+def _reason(error: Exception) -> str:
+    """The first sentences of Hydra's or OmegaConf's message, on one line."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith(_ASIDES)]
+    return " ".join(said[:2]).rstrip(".") or type(error).__name__

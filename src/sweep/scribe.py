@@ -1,0 +1,101 @@
+"""The scribe: writes down what the conductor decides, once the workers have their orders.
+
+The order makes a crash harmless wherever it comes: TensorBoard and the checkpoint first, then the
+record, then the crown. What the record lacks runs again, and is written again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+
+from sweep.errors import StudyError
+from sweep.messages import Ended, Report
+from sweep.record import Record
+from sweep.results import TrialRow
+from sweep.store import STATES, STORE_ERRORS, cause_of
+from sweep.tensorboard import Board
+
+_TABLE_EVERY_S = 2.0
+
+
+class Scribe:
+    """Collects what is to be written; `flush` writes it. `clock` counts seconds and never jumps."""
+
+    def __init__(
+        self,
+        record: Record,
+        board: Board,
+        distributions: Mapping[str, BaseDistribution],
+        clock: Callable[[], float],
+    ) -> None:
+        self._record, self._board, self._distributions = record, board, distributions
+        self._clock, self._table_due_s = clock, clock()
+        self._rows = {row.number: row for row in record.results().trials}
+        self._writes: list[Callable[[], None]] = []
+        self._crown: int | None = None  # the trial whose checkpoint becomes best.ckpt
+        self._broken = False
+
+    def start(self, row: TrialRow) -> None:
+        self._rows[row.number] = row
+        self._writes.append(partial(self._board.start, row.number))
+        self._writes.append(partial(self._record.store.begin, row, self._distributions))
+
+    def report(self, event: Report) -> None:
+        self._writes.append(partial(self._board.report, event.trial, event.epoch, event.metrics))
+
+    def end(self, row: TrialRow, event: Ended, notes: Mapping[str, Any]) -> None:
+        """A trial's row is final; `notes` are what sampler and pruner keep in a trial."""
+        self._rows[row.number] = row
+        self._writes.append(partial(self._write_end, row, event, notes))
+
+    def best(self, number: int, checkpoint: bytes) -> None:
+        """This trial, which ends now, is the best so far."""
+        self._writes.append(partial(self._record.lay_checkpoint, number, checkpoint))
+        self._crown = number
+
+    def progress(self, ended: int, best: float | None) -> None:
+        self._writes.append(partial(self._board.study, ended, best))
+
+    def set_aside(self, number: int) -> None:
+        self._rows[number] = replace(self._rows[number], status="waiting")
+        self._writes.append(partial(self._record.store.set_aside, number))
+
+    def flush(self, last: bool = False) -> None:
+        """Writes what has come since the last time; the `last` time trials.csv as well.
+
+        Errors: StudyError, once, if it cannot; the record then stays as it was before, so what is
+        missing runs again, and nothing more is written.
+        """
+        if self._broken or not (self._writes or last):
+            return
+        try:
+            self._write_all()
+            if last or self._clock() >= self._table_due_s:
+                self._record.write_table(self._rows[number] for number in sorted(self._rows))
+                self._table_due_s = self._clock() + _TABLE_EVERY_S
+        except (OSError, *STORE_ERRORS) as error:
+            self._broken = True
+            raise StudyError(
+                f"{self._record.folder}: cannot be written: {cause_of(error)}; what had ended is "
+                "recorded: make room, and type the same command again"
+            ) from error
+
+    def _write_all(self) -> None:
+        writes, self._writes = self._writes, []
+        with self._record.store.together():
+            for write in writes:
+                write()
+        if self._crown is not None:
+            self._record.crown_checkpoint(self._crown)
+            self._crown = None
+
+    def _write_end(self, row: TrialRow, event: Ended, notes: Mapping[str, Any]) -> None:
+        assert event.status != "interrupted" and row.started and row.finished
+        started_s, finished_s = row.started.timestamp(), row.finished.timestamp()
+        self._board.end(row.number, row.params, event.status, event.metrics, started_s, finished_s)
+        self._record.store.finish(row, STATES[event.status], notes)

@@ -1,0 +1,1 @@
+"""Benchmarks: each prints a table of medians, its rounds interleaved, so that drift hits all alike."""

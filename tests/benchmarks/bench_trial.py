@@ -1,0 +1,56 @@
+"""Seconds per trial-epoch, one trial at a time: our worker against Optuna, Lightning and a DataLoader.
+
+    python -m tests.benchmarks.bench_trial
+
+Same network, data, batch size, epochs, optimizer and validation; both with all threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import optuna
+import torch
+
+from dropnorm.matmul import choose_matmul_backend
+from sweep.config import make_plan
+from sweep.messages import TrialSpec
+from sweep.worker import train
+from tests.benchmarks.peers import optuna_lightning
+from tests.benchmarks.rounds import median_seconds
+
+EPOCHS, ROUNDS = 2, 5
+NETWORKS = ((512,), (256, 256), (512, 512))
+
+
+def ours(hidden: tuple[int, ...]) -> None:
+    plan = make_plan(
+        ["+study=mnist", f"model.hidden={list(hidden)}", f"trainer.max_epochs={EPOCHS}",
+         "model.dropout=0.3", "model.bn_momentum=0.1", "optimizer.lr=interval(0.001,0.002)"]
+    )  # fmt: skip
+    train("bench", TrialSpec(0, 0, {}, plan.trial), lambda *_: [], "val_accuracy", "maximize")
+
+
+def main() -> None:
+    logging.disable(logging.WARNING)
+    warnings.filterwarnings("ignore")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    print(f"MNIST, batch 128, Adam, dropout and BN; {torch.get_num_threads()} threads; s per trial-epoch")
+    print(f"matrix products: {choose_matmul_backend()}")
+    print(f"{'network':<16} {'Optuna + Lightning':>20} {'dropnorm':>10} {'ratio':>7}")
+    for hidden in NETWORKS:
+        seconds = median_seconds(
+            {
+                "peer": lambda h=hidden: optuna_lightning(h, EPOCHS),
+                "ours": lambda h=hidden: ours(h),
+            },
+            ROUNDS,
+        )
+        peer, mine = seconds["peer"] / EPOCHS, seconds["ours"] / EPOCHS
+        name = "-".join(map(str, (784, *hidden, 10)))
+        print(f"{name:<16} {peer:>20.2f} {mine:>10.2f} {peer / mine:>7.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

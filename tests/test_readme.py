@@ -1,0 +1,41 @@
+"""The README's recipes run as they stand."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+RECIPES = dict(re.findall(r"<!-- recipe: (\w+) -->\n```python\n(.*?)```", README, re.DOTALL))
+
+
+def run(folder: Path, *arguments: str) -> None:
+    command = [sys.executable, *arguments]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a small study called mnist has run, for the recipe that reads one."""
+    path = tmp_path_factory.mktemp("readme")
+    small = ["study.trials=1", "trainer.max_epochs=1", "data.train_size=1000", "executor=inline"]
+    run(path, "-m", "sweep", "+study=mnist", *small)
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_runs(folder: Path, recipe: str) -> None:
+    run(folder, "-W", "ignore", "-c", RECIPES[recipe])
+
+
+def test_there_are_three_recipes_and_two_commands() -> None:
+    assert sorted(RECIPES) == ["blocks", "module", "results"]
+    for name, needed in (("main", "-m sweep +study=mnist"), ("test", "-m pytest")):
+        (command,) = re.findall(rf"<!-- {name} -->\n```sh\n(.*)\n```", README)
+        assert command.startswith("python3 -m venv .venv && ") and command.endswith(needed)
