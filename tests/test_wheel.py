@@ -20,7 +20,16 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = folder.glob("*.whl")
     target = folder / "site"
-    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(target), str(wheel)]
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--target",
+        str(target),
+        str(wheel),
+    ]
     subprocess.run(install, check=True, capture_output=True)
     return target
 
@@ -38,7 +47,12 @@ def test_a_study_runs_from_the_wheel_in_an_empty_folder(installed: Path, tmp_pat
         return result.stdout
 
     assert run("-c", "import sweep; print(sweep.__file__)").startswith(str(installed))
-    budget = ["study.trials=2", "trainer.max_epochs=1", "data.train_size=2000", "executor.devices=1"]
+    budget = [
+        "study.trials=2",
+        "trainer.max_epochs=1",
+        "data.train_size=2000",
+        "executor.devices=1",
+    ]
     run("-m", "sweep", "+study=mnist", *budget)
     assert "load_from_checkpoint" in run("-m", "sweep", "best", "mnist")
     assert (tmp_path / "sweeps/mnist/report/index.html").stat().st_size > 10_000

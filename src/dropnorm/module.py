@@ -1,8 +1,4 @@
-"""`Classifier`: a LightningModule around the networks, usable in anyone's script.
-
-    model = Classifier("mlp", hidden=[512], dropout=0.3, bn_momentum=0.1)
-    Trainer(max_epochs=5).fit(model, MNIST())
-"""
+"""`Classifier`: a LightningModule around the networks, for any script with a plain Trainer."""
 
 from __future__ import annotations
 

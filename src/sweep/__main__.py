@@ -80,11 +80,13 @@ def _run(options: Namespace, command: str) -> int:
 
     console = Console()
     words: list[str] = options.words
-    word = words.pop(0) if words and words[0] in WORDS else "run"
     if options.multirun:
         advice = "leave it out, and write ranges such as 'model.dropout=interval(0,0.5)'"
         raise ConfigError([Problem("--multirun", "not needed", advice)])
-    if words and words[0].isalpha() and (near := nearest(words[0], WORDS)):
+    word = "run"
+    if words and words[0] in WORDS:
+        word = words.pop(0)
+    elif words and words[0].isalpha() and (near := nearest(words[0], WORDS)):
         # What the other words mean depends on this one, so it is the only complaint.
         what = f"expected KEY=VALUE or one of {', '.join(WORDS)}"
         raise ConfigError([Problem(words[0], what, f"did you mean {near}?")])

@@ -23,10 +23,16 @@ from yaml import MarkedYAMLError, YAMLError
 from sweep.errors import Problem, did_you_mean, got
 from sweep.sections import keys_of, leaves, unknown_key
 
-# ValueError: a group that is no word, a file that is no UTF-8. RecursionError: defaults in a circle.
 _FAULTS = (
-    HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError, RecursionError,
-)  # fmt: skip
+    HydraException,
+    OmegaConfBaseException,
+    YAMLError,
+    TypeError,  # a group that is a list of numbers
+    ValueError,  # a group that is null, a file that is not UTF-8
+    OSError,
+    RecursionError,  # defaults in a circle
+)
+# Lines of their messages that say nothing new.
 _ASIDES = ("full_key:", "object_type=", "See https://", "Config search path:", "To append ")
 
 
@@ -79,8 +85,9 @@ def _no_folder(config_dir: str, places: Sequence[str]) -> Problem | None:
 
 
 def _compose(overrides: Sequence[str]) -> dict[str, Any]:
-    config = compose("config", overrides=list(overrides))
-    return _without_missing(OmegaConf.to_container(config, resolve=True))
+    config = OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
+    composed: dict[str, Any] = _without_missing(config)
+    return composed
 
 
 def _without_missing(value: Any) -> Any:
@@ -89,9 +96,7 @@ def _without_missing(value: Any) -> Any:
     return {str(k): _without_missing(v) for k, v in value.items() if v != "???"}
 
 
-def _one_by_one(
-    overrides: Sequence[Override], places: list[str], studies: list[str]
-) -> Composed:
+def _one_by_one(overrides: Sequence[Override], places: list[str], studies: list[str]) -> Composed:
     groups = _options("", places, ObjectType.GROUP)
     done = Composed(_compose(places), studies)
     good = list(places)
@@ -113,7 +118,7 @@ def _explain(override: Override, error: Exception, done: Composed) -> Problem:
     key, text = override.key_or_group, _text(override)
     if key == "study" and not override.is_add():
         what = f"expected +study=NAME with a plus, got {text}"
-        typed = f"+study={override.get_value_element_as_str()}"
+        typed = f"+study={text.partition('=')[2]}"
         return Problem(key, what, did_you_mean(typed, [f"+study={s}" for s in done.studies]))
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
@@ -122,10 +127,10 @@ def _explain(override: Override, error: Exception, done: Composed) -> Problem:
     if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark):
         what = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
         return Problem(text, what, "mend the file")
-    if key.startswith("search"):
-        searched = key.removeprefix("search").lstrip(".") or "KEY"
-        return Problem(text, "expected the range itself", f"type {searched}=RANGE")
-    config = {name: section for name, section in done.config.items() if name != "search"}
+    section, _, rest = key.partition(".")
+    if section == "search":
+        return Problem(text, "expected the range itself", f"type {rest or 'KEY'}=RANGE")
+    config = {k: v for k, v in done.config.items() if k != "search"}
     if override.is_add() or key in config or key in leaves(config):
         return Problem(text, _reason(error), "change it or leave it out")
     if key in keys_of(config):

@@ -66,10 +66,9 @@ class Conductor:
         """Optuna's live study is in memory: tell it what is recorded, queue what was cut short."""
         recorded = record.store.trials()
         for trial in recorded:
-            if not trial.state.is_finished():
-                self._study.enqueue_trial(trial.params)
-                continue
             self._study.add_trial(trial)
+            if not trial.state.is_finished():
+                continue  # the next `ask` takes it, with the parameters that it has
             self._ended[trial.state] += 1
             if trial.state is TrialState.COMPLETE and self._leads(trial.values[0], trial.number):
                 self._best = (trial.values[0], trial.number)
@@ -146,7 +145,8 @@ class Conductor:
             mine.append(running)
             running.start(worker, self._best and self._best[0])
             self._running[running.spec.number] = running
-            self._scribe.start(running.row("running"))
+            asked = self._study.get_trials(deepcopy=False)[running.spec.number]
+            self._scribe.start(running.row("running"), asked.system_attrs)
             orders.append(Start(running.spec))
         if mine:
             return orders

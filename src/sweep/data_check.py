@@ -25,4 +25,5 @@ def missing_data(data: Any) -> list[Problem]:
         return []
     came = f"{as_typed(path)}{'' if folder.is_dir() else ' (no such folder)'}"
     what = f"expected a folder with {', '.join(missing)} (raw, .gz or .xz), got {came}"
-    return [Problem("data.path", what, "put them there, or for Fashion-MNIST type data.download=fashion_mnist")]
+    advice = "put them there, or for Fashion-MNIST type data.download=fashion_mnist"
+    return [Problem("data.path", what, advice)]

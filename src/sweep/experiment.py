@@ -71,7 +71,7 @@ def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
     """A line for each setting that trials of one study must share and do not."""
     before, after = _shared(recorded), _shared(now)
     return [
-        f"{key}: recorded {as_typed(before.get(key))}, now {as_typed(after.get(key))}"
+        f"{key}: recorded {_spelled(key, before)}, now {_spelled(key, after)}"
         for key in dict.fromkeys([*before, *after])
         if before.get(key) != after.get(key)
     ]
@@ -83,6 +83,12 @@ def _shared(config: Mapping[str, Any]) -> dict[str, Any]:
     sections = {key: config.get(key) or {} for key in TRIAL_SECTIONS}
     search = {f"search.{key}": text for key, text in config["search"].items()}
     return {k: v for k, v in leaves({"study": study, **sections}).items() if v is not None} | search
+
+
+def _spelled(key: str, settings: Mapping[str, Any]) -> str:
+    if not key.startswith("search."):
+        return as_typed(settings.get(key))
+    return str(settings.get(key, "not searched"))
 
 
 def other_versions(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

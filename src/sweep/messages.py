@@ -1,8 +1,8 @@
 """What conductor and workers say to each other: specs and events up, orders down.
 
-Both sides meet in one callable, `exchange(worker, events) -> orders`. Inline it is a function call, on
-one machine a pipe, on a cluster an actor's method; so everything here pickles, holds plain types only,
-and knows neither torch nor Optuna.
+Both sides meet in one callable, `exchange(worker, events) -> orders`. Inline it is a function call,
+on one machine a pipe, on a cluster an actor's method; so everything here pickles, holds plain types
+only, and knows neither torch nor Optuna.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ Status: TypeAlias = Literal["complete", "pruned", "failed", "interrupted"]
 class TrialSpec:
     """One set of parameters and one seed, ready to train anywhere.
 
-    `config` is the study's resolved configuration with `params` (dotted key -> value) already written
-    into it. `best` is the study's best value when the trial started: a worker sends a checkpoint home
-    only if it beats that.
+    `config` is the study's resolved configuration with `params` (dotted key -> value) already
+    written into it. `best` is the study's best value when the trial started: a worker sends a
+    checkpoint home only if it beats that.
     """
 
     number: int
@@ -49,7 +49,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Ended:
-    """A trial left its lane. `metrics` are those of its last epoch; `checkpoint` a file's bytes."""
+    """A trial left its lane; `metrics` are its last epoch's, `checkpoint` is a file's bytes."""
 
     trial: int
     status: Status

@@ -32,7 +32,7 @@ def read_overrides(words: Sequence[str]) -> Overrides:
     parser = OverridesParser.create()
     for word in words:
         key, _, value = word.partition("=")
-        key = key.lstrip("+")
+        key = key.lstrip("+").removeprefix("search.")  # where a study's file has its ranges
         try:
             override = parser.parse_override(word)
         except HydraException:
@@ -44,7 +44,7 @@ def read_overrides(words: Sequence[str]) -> Overrides:
         if not override.key_or_group:
             read.problems.append(_unreadable(word))
         elif override.is_sweep_override() and not override.is_delete():
-            read.ranges[override.key_or_group] = value
+            read.ranges[key.partition("@")[0]] = value
         else:
             read.ranges.pop(override.key_or_group, None)
             read.fixed.append(override)

@@ -8,6 +8,7 @@ from typing import Any
 
 from sweep.data_check import missing_data
 from sweep.errors import Problem
+from sweep.schema import FORMS
 from sweep.sections import check_section, keys_of, unknown_key
 from sweep.space import Dimension, parse_dimension, write_params
 
@@ -45,11 +46,12 @@ def _unsearchable(key: str, config: Mapping[str, Any], sections: Collection[str]
         example = next(k for k in keys_of({key: config[key]}) if not k.endswith("_"))
         what = f"expected a key such as {example}, got a whole group"
         return Problem(place, what, f"run a study for each choice: {key}=CHOICE study.name=NAME")
-    if section in config and section not in sections:
+    if section in FORMS and section not in sections:
         what = f"expected a key of {', '.join(sections)}: the others are the same for all trials"
         return Problem(place, what, f"type {key}=VALUE")
-    if key not in keys_of(config):
-        return replace(unknown_key(key, config), place=place)
+    searchable = {name: config[name] for name in sections if name in config}
+    if key not in keys_of(searchable):
+        return replace(unknown_key(key, searchable), place=place)
     return None
 
 

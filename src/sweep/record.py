@@ -54,7 +54,7 @@ class Record:
         path = self.folder / "config.yaml"
         self._recorded = read_config(path) if path.exists() else self._now
         self.store = Store(self.folder / "study.db", self._name, direction)
-        if not self.store.trials():
+        if not path.exists() or not self.store.trials():
             self.describe()
         elif found := differences(self._recorded, self._now):
             self.store.close()

@@ -56,7 +56,9 @@ class Running:
             self.row(status),
             value=value if status != "failed" and math.isfinite(value) else None,
             metrics=dict(event.metrics),
-            curve={epoch: m[metric] for epoch, m in history.items() if metric in m},
+            curve={
+                e: m[metric] for e, m in history.items() if math.isfinite(m.get(metric, math.nan))
+            },
             history={name: [m.get(name, math.nan) for m in history.values()] for name in names},
             seconds=event.seconds,
             reason=event.reason,

@@ -40,16 +40,17 @@ class Scribe:
         self._crown: int | None = None  # the trial whose checkpoint becomes best.ckpt
         self._broken = False
 
-    def start(self, row: TrialRow) -> None:
+    def start(self, row: TrialRow, notes: Mapping[str, Any]) -> None:
+        """A trial starts, or starts again; `notes` are what sampler and pruner keep in it."""
         self._rows[row.number] = row
         self._writes.append(partial(self._board.start, row.number))
-        self._writes.append(partial(self._record.store.begin, row, self._distributions))
+        self._writes.append(partial(self._record.store.begin, row, self._distributions, notes))
 
     def report(self, event: Report) -> None:
         self._writes.append(partial(self._board.report, event.trial, event.epoch, event.metrics))
 
     def end(self, row: TrialRow, event: Ended, notes: Mapping[str, Any]) -> None:
-        """A trial's row is final; `notes` are what sampler and pruner keep in a trial."""
+        """A trial has ended, and its row is final."""
         self._rows[row.number] = row
         self._writes.append(partial(self._write_end, row, event, notes))
 

@@ -73,11 +73,8 @@ def leaves(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def unknown_key(place: str, config: Mapping[str, Any]) -> Problem:
     """What to say of a dotted key that this configuration cannot have."""
     name, _, key = place.partition(".")
-    by, forms = FORMS.get(name, ("", {}))
-    for value, kind in forms.items():
-        if by and name in config and key in _names(kind):
-            what = f"unknown key where {name}.{by} is {as_typed(config[name].get(by))}"
-            return Problem(place, what, f"choose {name}={value}")
+    if elsewhere := _known_elsewhere(place, config.get(name)):
+        return elsewhere
     keys = keys_of(config)
     siblings = [k for k in keys if k.startswith(f"{name}.")]
     near = nearest(key, [k.partition(".")[2] for k in siblings])
@@ -90,6 +87,18 @@ def unknown_key(place: str, config: Mapping[str, Any]) -> Problem:
         return Problem(place, "unknown key", f"known: {', '.join(sorted(siblings))}")
     advice = f"the sections are {', '.join(config)}; --cfg job shows their keys"
     return Problem(place, "unknown key", advice)
+
+
+def _known_elsewhere(place: str, section: Any) -> Problem | None:
+    """Whether another form of the same section has this key."""
+    name, _, key = place.partition(".")
+    by, forms = FORMS.get(name, ("", {}))
+    value = next((value for value, kind in forms.items() if by and key in _names(kind)), None)
+    if value is None or not isinstance(section, Mapping):
+        return None
+    what = f"unknown key where {name}.{by} is {as_typed(section.get(by))}"
+    choice = f"one of {name}/" if by == "_target_" else f"{name}={value}"
+    return Problem(place, what, f"choose {choice}")
 
 
 def _form(name: str, section: Mapping[str, Any]) -> type | Problem | None:
@@ -106,7 +115,7 @@ def _form(name: str, section: Mapping[str, Any]) -> type | Problem | None:
             return Problem(f"{name}._target_", what, did_you_mean(target, TARGETS[name]))
     by, forms = FORMS[name]
     value = section.get(by, "")
-    if value in forms:
+    if isinstance(value, str) and value in forms:
         return forms[value]
     what = f"expected one of {', '.join(forms)}, {got(value)}"
     return Problem(f"{name}.{by}", what, f"choose {name}={next(iter(forms))}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweep.errors import StudyError
@@ -36,11 +38,15 @@ ROW_STATUS: dict[TrialState, RowStatus] = {
 }
 STORE_ERRORS = (SQLAlchemyError, StorageInternalError, sqlite3.Error)
 _DIRECTIONS = {"maximize": StudyDirection.MAXIMIZE, "minimize": StudyDirection.MINIMIZE}
+_SCHEMA = "v3.2.0.a"  # of Optuna 3.2 to 5, at least
 _LOCKED_FOR_S = 60  # how long to wait for another program that writes to the file
 
 
 class Store:
     """One study in one file, opened by its only writer. A trial's number is its number everywhere.
+
+    Optuna makes the tables and reads them; rows are written here, one statement for many, because
+    one call of Optuna's for each of them takes twenty times as long.
 
     Errors: StudyError if the file is there and cannot be used.
     """
@@ -49,6 +55,8 @@ class Store:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with _explained(path):
             self._storage = _storage(partial(_connect_to_write, path), new=True)
+            if (found := self._storage.get_current_version()) != _SCHEMA:
+                raise RuntimeError(f"expected Optuna's tables {_SCHEMA}, got {found}")
             studies = self._storage.get_all_studies()
             # There is one study in the file, whatever its folder has been renamed to.
             self._study_id = (
@@ -56,71 +64,92 @@ class Store:
                 if studies
                 else self._storage.create_new_study([_DIRECTIONS[direction]], name)
             )
-            trials = self.trials()
-            self._ids = {t.number: t._trial_id for t in trials}
-            with self.together():
-                for trial in trials:
-                    if trial.state is TrialState.RUNNING:  # its conductor is dead
-                        self.set_aside(trial.number)
+            self._ids = {t.number: t._trial_id for t in self.trials()}
+            self._db = _connect_to_write(path)
+            with self.together():  # a conductor that was killed left them running
+                self._db.execute("UPDATE trials SET state = 'WAITING' WHERE state = 'RUNNING'")
 
     def trials(self) -> list[FrozenTrial]:
         return self._storage.get_all_trials(self._study_id, deepcopy=False)
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """All that is written inside is one transaction: recorded together, or not at all.
+        """All that is written inside is one transaction: recorded together, or not at all."""
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
 
-        Optuna commits after each call; its session joins the transaction of a connection that it is
-        given, and leaves the commit to whoever began it.
+    def begin(
+        self,
+        row: TrialRow,
+        distributions: Mapping[str, BaseDistribution],
+        notes: Mapping[str, Any],
+    ) -> None:
+        """A trial starts, or starts again: it has a row from here on, in state RUNNING.
+
+        `notes` are the sampler's and the pruner's own; CMA-ES keeps its state there.
         """
-        self._storage.remove_session()
-        engine, sessions = self._storage.engine, self._storage.scoped_session
-        try:
-            with engine.begin() as connection:
-                sessions.configure(bind=connection)
-                yield
-        finally:
-            self._storage.remove_session()
-            sessions.configure(bind=engine)
-
-    def begin(self, row: TrialRow, distributions: Mapping[str, BaseDistribution]) -> None:
-        """A trial starts, or starts again: it has a row from here on, in state RUNNING."""
-        number = row.number
-        if number not in self._ids:
-            waiting = create_trial(
-                state=TrialState.WAITING,
-                params=dict(row.params),
-                distributions=dict(distributions),
-                user_attrs={"seed": row.seed},
+        if row.number not in self._ids:
+            insert = "INSERT INTO trials (number, study_id, state) VALUES (?, ?, 'RUNNING')"
+            trial_id = self._db.execute(insert, (row.number, self._study_id)).lastrowid
+            assert trial_id is not None
+            self._ids[row.number] = trial_id
+            self._db.executemany(
+                "INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json) "
+                "VALUES (?, ?, ?, ?)",
+                [
+                    (trial_id, key, d.to_internal_repr(row.params[key]), distribution_to_json(d))
+                    for key, d in distributions.items()
+                ],
             )
-            trial_id = self._storage.create_new_trial(self._study_id, template_trial=waiting)
-            if (got := self._storage.get_trial_number_from_id(trial_id)) != number:
-                raise RuntimeError(f"study.db: expected to add trial {number}, it became {got}")
-            self._ids[number] = trial_id
-        self._storage.set_trial_state_values(self._ids[number], TrialState.RUNNING)
+            self._note("trial_user_attributes", trial_id, {"seed": row.seed})
+            self._note("trial_system_attributes", trial_id, notes)
+        self._db.execute(
+            "UPDATE trials SET state = 'RUNNING', datetime_start = ? WHERE trial_id = ?",
+            (_date(row.started), self._ids[row.number]),
+        )
 
     def finish(self, row: TrialRow, state: TrialState, notes: Mapping[str, Any]) -> None:
-        """All that is known of an ended trial; `notes` are the sampler's and the pruner's own."""
+        """All that is known of an ended trial."""
         trial_id = self._ids[row.number]
-        for epoch, value in row.curve.items():
-            self._storage.set_trial_intermediate_value(trial_id, epoch, value)
         known = {"metrics": row.metrics, "history": row.history, "seconds": row.seconds}
         known |= {"worker": row.worker, "reason": row.reason}
-        for key, attribute in known.items():
-            if attribute is not None:
-                self._storage.set_trial_user_attr(trial_id, key, attribute)
-        for key, note in notes.items():
-            self._storage.set_trial_system_attr(trial_id, key, note)
-        values = None if row.value is None else [row.value]
-        self._storage.set_trial_state_values(trial_id, state, values)
+        known = {key: value for key, value in known.items() if value is not None}
+        self._note("trial_user_attributes", trial_id, known)
+        self._note("trial_system_attributes", trial_id, notes)
+        self._db.executemany(
+            "INSERT INTO trial_intermediate_values "
+            "(trial_id, step, intermediate_value, intermediate_value_type) "
+            "VALUES (?, ?, ?, 'FINITE')",
+            [(trial_id, epoch, value) for epoch, value in row.curve.items()],
+        )
+        if row.value is not None:
+            self._db.execute(
+                "INSERT INTO trial_values (trial_id, objective, value, value_type) "
+                "VALUES (?, 0, ?, 'FINITE')",
+                (trial_id, row.value),
+            )
+        self._db.execute(
+            "UPDATE trials SET state = ?, datetime_complete = ? WHERE trial_id = ?",
+            (state.name, _date(row.finished), trial_id),
+        )
 
     def set_aside(self, number: int) -> None:
         """Back to waiting: the same command starts it again, with the same number and seed."""
-        self._storage.set_trial_state_values(self._ids[number], TrialState.WAITING)
+        self._db.execute(
+            "UPDATE trials SET state = 'WAITING' WHERE trial_id = ?", (self._ids[number],)
+        )
 
     def close(self) -> None:
+        self._db.close()
         self._storage.remove_session()
         self._storage.engine.dispose()
+
+    def _note(self, table: str, trial_id: int, attributes: Mapping[str, Any]) -> None:
+        self._db.executemany(
+            f"INSERT OR REPLACE INTO {table} (trial_id, key, value_json) VALUES (?, ?, ?)",
+            [(trial_id, key, json.dumps(value)) for key, value in attributes.items()],
+        )
 
 
 def read_trials(path: Path) -> list[FrozenTrial]:
@@ -180,6 +209,11 @@ def cause_of(error: Exception) -> str:
     """The first line of what SQLite said, from below what Optuna and SQLAlchemy made of it."""
     inner = error.__cause__ if isinstance(error, StorageInternalError) else error
     return str(getattr(inner, "orig", inner)).splitlines()[0]
+
+
+def _date(date: dt.datetime | None) -> str | None:
+    """As SQLAlchemy writes it."""
+    return None if date is None else date.isoformat(" ", "microseconds")
 
 
 def to_row(trial: FrozenTrial) -> TrialRow:

@@ -50,8 +50,8 @@ class Terminal:
             BarColumn(None),
             TextColumn("{task.fields[ended]}/{task.total:.0f}"),
             TimeElapsedColumn(),
+            TimeRemainingColumn(),
             TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=True),
             speed_estimate_period=300,
         )
         ended = self._counts.total()

@@ -1,6 +1,7 @@
 """The worker: trains the trials it is ordered to, on one device, with Lightning's Trainer.
 
-    orders = exchange(name, [Ready()])      start -> train -> report every epoch -> ended, ready ...
+It says it is ready, is told to start a trial, reports every epoch, says how the trial ended, and is
+ready again.
 """
 
 from __future__ import annotations
@@ -20,12 +21,24 @@ from hydra.utils import get_class, instantiate
 from pytorch_lightning.callbacks import Callback
 
 from dropnorm.matmul import choose_matmul_backend
-from sweep.messages import Ended, Exchange, Order, Quit, Ready, Report, Start, Status, Stop, TrialSpec, Wait
+from sweep.messages import (
+    Ended,
+    Exchange,
+    Order,
+    Quit,
+    Ready,
+    Report,
+    Start,
+    Status,
+    Stop,
+    TrialSpec,
+    Wait,
+)
 
 log = logging.getLogger(__name__)
 
 _NOT_FOR_US = (
-    ".*isinstance\\(treespec, LeafSpec\\).*",  # Lightning's own use of a name that torch has renamed
+    ".*isinstance\\(treespec, LeafSpec\\).*",  # Lightning's own use of a name torch deprecates
     ".*does not have many workers.*",  # batches are slices of resident tensors
 )
 
@@ -107,7 +120,7 @@ def _instantiate(config: Mapping[str, Any], offered: Mapping[str, Any]) -> Any:
 
 
 def make_trainer(settings: Mapping[str, Any], callbacks: list[Callback]) -> pl.Trainer:
-    """Lightning's Trainer without what costs time or leaves files: the conductor keeps the record."""
+    """Lightning's Trainer without what costs time or leaves files: the conductor records."""
     return pl.Trainer(
         **settings,
         devices=1,

@@ -1,1 +1,1 @@
-"""Benchmarks: each prints a table of medians, its rounds interleaved, so that drift hits all alike."""
+"""Benchmarks: each prints a table of medians of interleaved rounds: drift hits all alike."""

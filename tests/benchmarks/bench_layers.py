@@ -1,6 +1,6 @@
 """What dropout and batch norm cost in a training step: torch's layers against ours, in one run.
 
-    python -m tests.benchmarks.bench_layers
+python -m tests.benchmarks.bench_layers
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def steps(width: int, kind: str, ours: bool) -> Callable[[], None]:
 
 
 def main() -> None:
-    print(f"training step, 784-W-10, batch {BATCH}, Adam, rate {RATE}, {torch.get_num_threads()} threads")
+    threads = torch.get_num_threads()
+    print(f"training step, 784-W-10, batch {BATCH}, Adam, rate {RATE}, {threads} threads")
     print(f"{'width':>6} {'layers':<6} " + " ".join(f"{kind:>20}" for kind in KINDS))
     for width in (512, 2048):
         cases = {(o, kind): steps(width, kind, o) for kind in KINDS for o in (False, True)}
@@ -52,7 +53,9 @@ def main() -> None:
         for ours in (False, True):
             base = seconds[f"{ours} none"]
             cells = [seconds[f"{ours} {kind}"] for kind in KINDS]
-            row = " ".join(f"{1e3 * s / STEPS:9.2f} ms {100 * (s / base - 1):+6.1f} %" for s in cells)
+            row = " ".join(
+                f"{1e3 * s / STEPS:9.2f} ms {100 * (s / base - 1):+6.1f} %" for s in cells
+            )
             print(f"{width:>6} {'ours' if ours else 'torch':<6} {row}")
 
 

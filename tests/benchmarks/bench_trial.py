@@ -1,4 +1,4 @@
-"""Seconds per trial-epoch, one trial at a time: our worker against Optuna, Lightning and a DataLoader.
+"""Seconds per trial-epoch, one at a time: our worker against Optuna, Lightning and DataLoaders.
 
     python -m tests.benchmarks.bench_trial
 
@@ -36,7 +36,8 @@ def main() -> None:
     logging.disable(logging.WARNING)
     warnings.filterwarnings("ignore")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    print(f"MNIST, batch 128, Adam, dropout and BN; {torch.get_num_threads()} threads; s per trial-epoch")
+    threads = torch.get_num_threads()
+    print(f"MNIST, batch 128, Adam, dropout and BN; {threads} threads; s per trial-epoch")
     print(f"matrix products: {choose_matmul_backend()}")
     print(f"{'network':<16} {'Optuna + Lightning':>20} {'dropnorm':>10} {'ratio':>7}")
     for hidden in NETWORKS:

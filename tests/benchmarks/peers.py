@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import optuna
@@ -21,7 +22,7 @@ class PlainModule(pl.LightningModule):
     def __init__(self, hidden: tuple[int, ...], dropout: float, bn_momentum: float) -> None:
         super().__init__()
         widths, layers = [784, *hidden], list[nn.Module]()
-        for i, o in zip(widths, widths[1:], strict=False):
+        for i, o in pairwise(widths):
             norm = nn.BatchNorm1d(o, momentum=bn_momentum)
             layers += [nn.Linear(i, o), norm, nn.ReLU(), nn.Dropout(dropout)]
         self.network = nn.Sequential(nn.Flatten(), *layers, nn.Linear(widths[-1], 10))

@@ -1,0 +1,140 @@
+"""Studies for tests: small plans, and a bench where a test speaks for the workers."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sweep.conductor import Conductor
+from sweep.config import Plan, make_plan
+from sweep.messages import Ended, Event, Order, Ready, Report, Start, Stop, TrialSpec
+from sweep.record import Record
+from sweep.results import ResultSet, RowStatus, TrialRow
+
+EPOCHS = 4
+
+
+def plan(folder: Path, *overrides: str) -> Plan:
+    """Eight trials of four epochs, drawn at random and never pruned, but for the overrides."""
+    composed = _composed(*overrides)
+    resolved = {**composed.resolved, "study": {**composed.resolved["study"], "folder": str(folder)}}
+    return replace(composed, study=replace(composed.study, folder=str(folder)), resolved=resolved)
+
+
+@cache
+def _composed(*overrides: str) -> Plan:
+    usual = ("executor=inline", "sampler=random", "pruner=none", f"trainer.max_epochs={EPOCHS}")
+    return make_plan(["+study=synthetic", *usual, *overrides])
+
+
+def score(params: Mapping[str, object]) -> float:
+    """What a trial reaches in the end: best at dropout 0.3."""
+    dropout = params["model.dropout"]
+    assert isinstance(dropout, float)
+    return 0.9 - (dropout - 0.3) ** 2
+
+
+def metrics(value: float) -> dict[str, float]:
+    return {"val_accuracy": value, "val_nll": 1 - value, "val_ece": 0.1, "train_loss": 2 - value}
+
+
+class Bench:
+    """One conductor on one record, with a clock that a test sets. No processes, no tensors."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.now_s = 0.0
+        self.seen: list[tuple[str, Event | Order]] = []
+        self.record = Record(plan, "python -m sweep +study=synthetic")
+        self.record.describe()
+        self.conductor = Conductor(
+            plan, self.record, lambda *passed: self.seen.append(passed), lambda: self.now_s
+        )
+
+    def say(self, worker: str, *events: Event) -> list[Order]:
+        orders = self.conductor.exchange(worker, events)
+        self.conductor.flush()
+        return orders
+
+    def lose(self, worker: str, reason: str = "worker died") -> None:
+        self.conductor.lost(worker, reason)
+        self.conductor.flush()
+
+    def ask(self, worker: str = "a", lanes: int = 1) -> list[TrialSpec]:
+        """What a worker with free lanes is given to train."""
+        orders = self.say(worker, Ready(lanes))
+        return [order.spec for order in orders if isinstance(order, Start)]
+
+    def train(self, spec: TrialSpec, worker: str = "a", epochs: int = EPOCHS) -> list[Order]:
+        """Reports the first epochs of a trial; stops early if it is told to."""
+        for epoch in range(1, epochs + 1):
+            value = score(spec.params) * epoch / EPOCHS
+            if orders := self.say(worker, Report(spec.number, epoch, metrics(value))):
+                return orders
+        return []
+
+    def finish(self, spec: TrialSpec, worker: str = "a") -> None:
+        """Trains a trial to its end, or until it is stopped."""
+        orders = self.train(spec, worker)
+        status = next((order.status for order in orders if isinstance(order, Stop)), "complete")
+        checkpoint = f"trial {spec.number}".encode()
+        end = metrics(score(spec.params))
+        self.say(worker, Ended(spec.number, status, end, 1.0, checkpoint=checkpoint))
+
+    def run(self, trials: int = 10**6, worker: str = "a") -> list[TrialSpec]:
+        """Trains one after the other as a single worker does; returns what was trained."""
+        done: list[TrialSpec] = []
+        while len(done) < trials and (specs := self.ask(worker)):
+            self.finish(specs[0], worker)
+            done += specs
+        return done
+
+    @property
+    def rows(self) -> Sequence[TrialRow]:
+        return self.results.trials
+
+    @property
+    def results(self) -> ResultSet:
+        return self.record.results()
+
+    def crash(self) -> None:
+        """What `kill -9` leaves: nothing is set aside, and the lock falls."""
+        self.record.close()
+
+    def close(self) -> None:
+        self.conductor.close()
+        self.record.close()
+
+
+@contextmanager
+def bench(plan: Plan) -> Iterator[Bench]:
+    opened = Bench(plan)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def row(number: int, status: RowStatus = "complete", **changes: Any) -> TrialRow:
+    """A trial as the conductor would record it."""
+    started = dt.datetime(2024, 2, 29, 12, 0, 0, 123456)
+    params = {"model.dropout": 0.1 + number / 100, "model.bn_momentum": 0.1}
+    ended = TrialRow(
+        number,
+        status,
+        params,
+        value=0.9,
+        metrics=metrics(0.9),
+        curve={1: 0.5, 2: 0.9},
+        history={"val_accuracy": [0.5, 0.9], "train_loss": [2.0, 1.1]},
+        seed=2**62 + number,
+        seconds=1.5,
+        worker="worker-0",
+        started=started,
+        finished=started + dt.timedelta(seconds=2),
+    )
+    return replace(ended, **changes)
