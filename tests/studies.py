@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sweep.conductor import Conductor
 from sweep.config import Plan, make_plan
@@ -17,6 +18,7 @@ from sweep.record import Record
 from sweep.results import ResultSet, RowStatus, TrialRow
 
 EPOCHS = 4
+T = TypeVar("T")
 
 
 def plan(folder: Path, *overrides: str) -> Plan:
@@ -138,3 +140,35 @@ def row(number: int, status: RowStatus = "complete", **changes: Any) -> TrialRow
         finished=started + dt.timedelta(seconds=2),
     )
     return replace(ended, **changes)
+
+
+def wait_for(happened: Callable[[], T], within_s: float = 90.0) -> T:
+    """What `happened` returns as soon as it is true; fails if that never comes."""
+    end_s = time.monotonic() + within_s
+    while time.monotonic() < end_s:
+        if found := happened():
+            return found
+        time.sleep(0.02)  # between two looks; nothing depends on how long
+    raise AssertionError(f"did not happen within {within_s:g} s: {happened}")
+
+
+def children(pid: int) -> set[int]:
+    """Living processes that this one started, but for multiprocessing's own tracker."""
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+            line = (stat.parent / "cmdline").read_bytes()
+        except OSError:  # gone meanwhile
+            continue
+        if int(parent) == pid and state != "Z" and b"resource_tracker" not in line:
+            found.add(int(stat.parent.name))
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    """Whether it still runs; a process that has ended and was not waited for does not."""
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False

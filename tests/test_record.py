@@ -1,4 +1,4 @@
-"""A study's folder: what it holds, who may write it, and what becomes of it when things go wrong."""
+"""A study's folder: what it holds, who may write it, and what becomes of it in trouble."""
 
 from __future__ import annotations
 
@@ -125,8 +125,8 @@ CHANGES = [
         "interval(0, 0.7)",
         "interval(0,0.5)",
     ),
-    ("model.dropout=0.5", "search.model.dropout", "interval(0, 0.7)", "null"),
-    ("optimizer.lr=interval(0.1,0.2)", "search.optimizer.lr", "null", "interval(0.1,0.2)"),
+    ("model.dropout=0.5", "search.model.dropout", "interval(0, 0.7)", "not searched"),
+    ("optimizer.lr=interval(0.1,0.2)", "search.optimizer.lr", "not searched", "interval(0.1,0.2)"),
     ("study.metric=val_ece study.direction=minimize", "study.metric", "val_accuracy", "val_ece"),
     ("study.seed=5", "study.seed", "0", "5"),
     ("data.batch_size=32", "data.batch_size", "64", "32"),

@@ -188,10 +188,10 @@ class Conductor:
     def _report(self, running: Running, event: Report) -> list[Order]:
         running.history[event.epoch] = event.metrics
         self._scribe.report(event)
-        if self.draining:
-            return [Stop(event.trial, "interrupted")]
         study = self._plan.study
         prune = running.should_stop(event, study.metric)  # control trials are measured by it too
+        if self.draining and not running.is_over(event):
+            return [Stop(event.trial, "interrupted")]
         if prune and not is_control(study.seed, event.trial, self._plan.pruner.control):
             return [Stop(event.trial, "pruned")]
         return []

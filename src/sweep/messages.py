@@ -49,7 +49,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Ended:
-    """A trial left its lane; `metrics` are its last epoch's, `checkpoint` is a file's bytes."""
+    """A trial left its lane; `metrics` are of its last epoch, `checkpoint` is a file's bytes."""
 
     trial: int
     status: Status
@@ -68,7 +68,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Stop:
-    """End the trial at this epoch with this status: `pruned`, or `interrupted` to run again later."""
+    """End the trial at this epoch as `pruned`, or as `interrupted` to run again later."""
 
     trial: int
     status: Status

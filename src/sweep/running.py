@@ -32,15 +32,17 @@ class Running:
         self.history = {}
 
     def should_stop(self, event: Report, metric: str) -> bool:
-        """Tells Optuna of an epoch; whether its pruner would stop here, before the last epoch."""
+        """Tells Optuna of an epoch; whether its pruner would stop the trial here."""
         value = event.metrics.get(metric)
         if value is None or not math.isfinite(value) or event.epoch <= self.told:
             return False
         self.trial.report(value, event.epoch)
         self.told = event.epoch
-        if event.epoch >= self.spec.config["trainer"]["max_epochs"]:
-            return False
-        return self.trial.should_prune()
+        return not self.is_over(event) and self.trial.should_prune()
+
+    def is_over(self, event: Report) -> bool:
+        """Whether this was the last epoch."""
+        return event.epoch >= int(self.spec.config["trainer"]["max_epochs"])
 
     def row(self, status: RowStatus) -> TrialRow:
         """What is known at the start."""

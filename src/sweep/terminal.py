@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -70,7 +72,6 @@ class Terminal:
         at: TracebackType | None,
     ) -> None:
         self._running.clear()
-        self._print_note()
         if self._console.is_terminal:
             self._live.stop()
 
@@ -89,19 +90,15 @@ class Terminal:
         self._progress.update(self._bar, completed=done, ended=ended)
         if line:
             self.say(line)
-        self._print_note()
 
     def say(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
-        """Shows a line soon, without printing: a signal handler may not."""
+        """Shows a line without using the console, which a signal may have interrupted."""
         self._note = text
-
-    def _print_note(self) -> None:
-        if self._note and not self._console.is_terminal:
-            self.say(self._note)
-            self._note = ""
+        if not self._console.is_terminal:
+            os.write(sys.stderr.fileno(), f"{text}\n".encode())
 
     def _end(self, event: Ended) -> str | None:
         """Takes a trial off the table; returns a line to print, if it deserves one."""

@@ -1,15 +1,25 @@
-"""Inline: the worker runs in this process; for tests, debugging and the smallest studies."""
+"""Inline: the worker runs in this process; for tests, debugging and the smallest studies.
+
+A second Ctrl-C stops no sooner than the first: at the end of the epoch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 from sweep.conductor import Conductor
 from sweep.config import Plan
+from sweep.executors.child import LOG_FORMAT
 from sweep.messages import Event, Order
+
+_NAME = "inline-0"
 
 
 def run_inline(conductor: Conductor, plan: Plan) -> None:
+    """Trains until the conductor has nothing more to give."""
     from sweep.worker import work  # torch is loaded only where training happens
 
     def exchange(worker: str, events: Sequence[Event]) -> list[Order]:
@@ -17,4 +27,23 @@ def run_inline(conductor: Conductor, plan: Plan) -> None:
         conductor.flush()
         return orders
 
-    work("inline-0", exchange, plan.study.metric, plan.study.direction)
+    with _log_to(plan.folder / "logs" / f"{_NAME}.log"):
+        work(_NAME, exchange, plan.study.metric, plan.study.direction)
+
+
+@contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    """What the worker says goes to a file, as in a process of its own, not among the results."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter(LOG_FORMAT))
+    logger = logging.getLogger("sweep.worker")
+    level, logger.propagate = logger.level, False
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+        logger.setLevel(level)
+        logger.propagate = True

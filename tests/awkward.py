@@ -1,0 +1,36 @@
+"""A module of somebody else's that does what it is told to, for the tests of executors."""
+
+from __future__ import annotations
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+
+class Awkward(pl.LightningModule):
+    """Four epochs of a small linear layer; its accuracy is what `deed` says, whatever it learns."""
+
+    def __init__(self, deed: str) -> None:
+        super().__init__()
+        self.deed = deed
+        self.layer = nn.Linear(64, 4)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        x, y = batch
+        loss = cross_entropy(self.layer(x.float().flatten(1)), y)
+        if self.deed == "raises" and self.current_epoch == 1:
+            raise ValueError("as it was told to")
+        if self.deed == "is_nan" and self.current_epoch == 1:
+            loss = loss * torch.nan
+        self.log("train_loss", loss, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+        accuracy = 0.1 if self.deed == "is_bad" else 0.5 + 0.1 * self.current_epoch
+        self.log("val_nll", 0.25)
+        if self.deed != "logs_nothing":
+            self.log("val_accuracy", accuracy)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.01)
