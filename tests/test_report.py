@@ -16,7 +16,6 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from browser import screenshot
 from sweep.report import build_report
 from sweep.report.figures import NARROW, figures, slices, surface
 from sweep.report.parameters import parameters_of
@@ -24,6 +23,7 @@ from sweep.report.reading import read
 from sweep.report.smooth import smooth
 from sweep.report.theme import DARK, LIGHT
 from sweep.results import ResultSet, TrialRow
+from tests.browser import screenshot
 
 SEARCH = {"model.dropout": "interval(0,0.7)", "model.bn_momentum": "tag(log, interval(0.001,1))"}
 
