@@ -148,7 +148,7 @@ def wait_for(happened: Callable[[], T], within_s: float = 90.0) -> T:
     while time.monotonic() < end_s:
         if found := happened():
             return found
-        time.sleep(0.02)  # between two looks; nothing depends on how long
+        time.sleep(0.1)  # between two looks; nothing depends on how long
     raise AssertionError(f"did not happen within {within_s:g} s: {happened}")
 
 

@@ -148,7 +148,7 @@ def assert_whole(folder: Path, trials: int, before: Sequence[TrialRow]) -> None:
 
 
 @pytest.mark.slow
-def test_a_study_survives_kill_9_of_everything_and_of_its_conductor_alone(
+def test_a_study_survives_kill_9_of_everything_and_of_the_conductor(
     sweep: Sweep, tmp_path: Path
 ) -> None:
     typed = [*TYPED, "study.trials=12", "executor.devices=2"]
@@ -190,9 +190,7 @@ def go_on(command: Command, trials: int = 3) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_once_ends_after_the_epoch_and_the_study_goes_on(
-    sweep: Sweep, tmp_path: Path
-) -> None:
+def test_ctrl_c_once_ends_after_the_epoch(sweep: Sweep, tmp_path: Path) -> None:
     command = sweep(*FEW)
     command.wait_for_epoch()
     command.signal(signal.SIGINT)
@@ -220,7 +218,7 @@ def test_ctrl_c_twice_ends_now(sweep: Sweep, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sigterm_ends_now_and_the_study_goes_on(sweep: Sweep, tmp_path: Path) -> None:
+def test_sigterm_ends_now(sweep: Sweep, tmp_path: Path) -> None:
     command = sweep(*FEW)
     command.wait_for_epoch()
     os.kill(command.pid, signal.SIGTERM)
@@ -231,9 +229,7 @@ def test_sigterm_ends_now_and_the_study_goes_on(sweep: Sweep, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_full_disk_ends_the_study_with_an_error_and_it_goes_on(
-    sweep: Sweep, tmp_path: Path
-) -> None:
+def test_a_full_disk_ends_the_study_with_an_error(sweep: Sweep, tmp_path: Path) -> None:
     with bench(plan(tmp_path / "sweeps", *FEW[1:])) as desk:
         desk.run(1)
     size = (tmp_path / "sweeps" / "synthetic" / "study.db").stat().st_size

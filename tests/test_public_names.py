@@ -25,7 +25,7 @@ def loaded_after(*imports: str) -> set[str]:
 
 def test_these_are_the_names() -> None:
     assert sorted(dropnorm.__all__) == sorted(
-        ["MNIST", "BatchNorm", "Block", "Classifier", "Dropout", "Synthetic", "cnn", "mlp"]
+        ["MNIST", "BatchNorm", "Block", "Classifier", "Dropout", "Pack", "Synthetic", "cnn", "mlp"]
     )
 
 

@@ -11,12 +11,16 @@ if TYPE_CHECKING:
     from dropnorm.data import MNIST, Synthetic
     from dropnorm.module import Classifier
     from dropnorm.networks import cnn, mlp
+    from dropnorm.pack import Pack
 
-__all__ = ["MNIST", "BatchNorm", "Block", "Classifier", "Dropout", "Synthetic", "cnn", "mlp"]
+__all__ = [
+    "MNIST", "BatchNorm", "Block", "Classifier", "Dropout", "Pack", "Synthetic", "cnn", "mlp",
+]  # fmt: skip
 
 _HOMES = {
     "BatchNorm": "blocks", "Block": "blocks", "Dropout": "blocks", "MNIST": "data",
-    "Synthetic": "data", "Classifier": "module", "cnn": "networks", "mlp": "networks",
+    "Synthetic": "data", "Classifier": "module", "Pack": "pack", "cnn": "networks",
+    "mlp": "networks",
 }  # fmt: skip
 
 

@@ -73,12 +73,22 @@ class Optimizer:
         """
         if self.schedule == "constant":
             return None
-        shape = _SHAPES[self.schedule]
+        return lr_scheduler.LambdaLR(
+            optimizer, lambda step: self.share(step, steps() if step else 1.0)
+        )
 
-        def factor(step: int) -> float:
-            return shape(min(step / self._finite(steps()), 1.0) if step else 0.0)
+    def rate(self, step: int, steps: float) -> float:
+        """The learning rate of step `step` (the first is 0) of `steps`, as the schedule sets it."""
+        return self.lr * self.share(step, steps)
 
-        return lr_scheduler.LambdaLR(optimizer, factor)
+    def share(self, step: int, steps: float) -> float:
+        """The share of `lr` at a step; a training that goes on beyond `steps` keeps the last.
+
+        Errors: ValueError for a schedule over a training without an end.
+        """
+        if self.schedule == "constant":
+            return 1.0
+        return _SHAPES[self.schedule](min(step / self._finite(steps), 1.0))
 
     def _finite(self, steps: float) -> float:
         if 0 < steps < math.inf:  # Lightning says -1 for data without a length

@@ -6,10 +6,11 @@ import json
 import shlex
 import statistics
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from sweep.config import Plan
 from sweep.errors import StudyError
@@ -24,19 +25,19 @@ def show_plan(plan: Plan, recorded: ResultSet | None, console: Console) -> None:
     study, epochs = plan.study, plan.trial["trainer"]["max_epochs"]
     total = planned(plan)
     ended = [t for t in recorded.trials if t.ended] if recorded else []
-    table = _table(f"study {study.name}")
-    for dimension in plan.search:
-        table.add_row(dimension.key, dimension.text)
-    table.add_row("metric", f"{study.metric} ({study.direction})")
     limit = f", no trial starts after {study.timeout_s:g} s" if study.timeout_s else ""
-    table.add_row("budget", f"{total} trials of at most {epochs} epochs{limit}")
-    if recorded:
-        table.add_row("recorded", f"{len(ended)} trials; {max(total - len(ended), 0)} remain")
-    table.add_row("sampler, pruner", f"{plan.sampler.name}, {plan.pruner.name}")
-    table.add_row("executor", _devices(plan))
-    table.add_row("estimate", _estimate(ended, total))
-    table.add_row("folder", str(plan.folder))
-    console.print(table, soft_wrap=True)
+    remain = f"{len(ended)} trials; {max(total - len(ended), 0)} remain"
+    lines = [
+        *((dimension.key, dimension.text) for dimension in plan.search),
+        ("metric", f"{study.metric} ({study.direction})"),
+        ("budget", f"{total} trials of at most {epochs} epochs{limit}"),
+        *([("recorded", remain)] if recorded else []),
+        ("sampler, pruner", f"{plan.sampler.name}, {plan.pruner.name}"),
+        ("executor", _devices(plan)),
+        ("estimate", _estimate(ended, total)),
+        ("folder", str(plan.folder)),
+    ]
+    _print(f"study {study.name}", lines, console)
 
 
 def _devices(plan: Plan) -> str:
@@ -57,61 +58,63 @@ def _estimate(ended: list[TrialRow], total: int) -> str:
 
 def show_end(results: ResultSet, page: Path, seconds: float, console: Console) -> None:
     """The end of a study: the best parameters, where everything lies, what to type next."""
-    table = _result_table(results)
-    table.add_row("took", minutes(seconds))
-    table.add_row("report", str(page))
-    table.add_row("next", f"tensorboard --logdir {_typed(results.folder)}")
-    table.add_row("", f"python -m sweep best {_study(results)}")
-    console.print(table, soft_wrap=True)
+    lines = [
+        *_result(results),
+        ("took", minutes(seconds)),
+        ("report", str(page)),
+        ("next", f"tensorboard --logdir {_typed(results.folder)}"),
+        ("", f"python -m sweep best {_study(results)}"),
+    ]
+    _print(f"study {results.name}", lines, console)
 
 
 def show_best(results: ResultSet, console: Console) -> None:
     """The best parameters and the lines that load the checkpoint. Errors: StudyError if none is."""
     if results.best is None:
         raise StudyError(f"study {results.name}: no trial is complete yet; run it first")
-    console.print(_result_table(results), soft_wrap=True)
+    _print(f"study {results.name}", _result(results), console)
+    target = str(results.config.get("model", {}).get("_target_", "dropnorm.Classifier"))
+    module, _, name = target.rpartition(".")
     checkpoint = json.dumps(f"{results.folder}/checkpoints/best.ckpt", ensure_ascii=False)
-    console.print(
-        "This is the search's own figure: one seed, and the best of many looks better than it is.\n"
-        "\n"
-        "    from dropnorm import Classifier\n"
-        f"    model = Classifier.load_from_checkpoint({checkpoint})\n"
-        "    model.eval()(images)    # logits; model.fold() for inference without norm layers\n",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    lines = [
+        "This is the search's own figure: one seed, and the best of many looks better than it is.",
+        "",
+        f"    from {module} import {name}",
+        f"    model = {name}.load_from_checkpoint({checkpoint}).eval()",
+    ]
+    if target == "dropnorm.Classifier":
+        lines += ["    model(images)    # logits; model.fold() for inference without norm layers"]
+    console.print(Text("\n".join(lines)), soft_wrap=True)
+
+
+def _result(results: ResultSet) -> list[tuple[str, str]]:
+    counts = Counter(t.status for t in results.trials)
+    lines = [("trials", ", ".join(f"{n} {status}" for status, n in sorted(counts.items())))]
+    best = results.best
+    if best is None or best.value is None:
+        return [*lines, ("best", "no trial is complete")]
+    others = [f"{k} {show(k, v)}" for k, v in best.metrics.items() if k != results.metric]
+    return [
+        *lines,
+        ("best", f"{spell(best.params)}  (trial {best.number})"),
+        (results.metric, f"{show(results.metric, best.value)}  ({', '.join(others)})"),
+        ("checkpoint", str(results.folder / "checkpoints" / "best.ckpt")),
+    ]
 
 
 def _study(results: ResultSet) -> str:
     """The study as `best` and `report` find it: by name below sweeps/, elsewhere by folder."""
-    return (
-        results.name if results.folder == Path("sweeps", results.name) else _typed(results.folder)
-    )
+    below = results.folder == Path("sweeps", results.name)
+    return results.name if below else _typed(results.folder)
 
 
 def _typed(folder: Path) -> str:
     return shlex.quote(str(folder))
 
 
-def _result_table(results: ResultSet) -> Table:
-    table = _table(f"study {results.name}")
-    counts = Counter(t.status for t in results.trials)
-    table.add_row("trials", ", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
-    best = results.best
-    if best is None or best.value is None:
-        table.add_row("best", "no trial is complete")
-        return table
-    table.add_row("best", f"{spell(best.params)}  (trial {best.number})")
-    others = [f"{k} {show(k, v)}" for k, v in best.metrics.items() if k != results.metric]
-    table.add_row(results.metric, f"{show(results.metric, best.value)}  ({', '.join(others)})")
-    table.add_row("checkpoint", str(results.folder / "checkpoints" / "best.ckpt"))
-    return table
-
-
-def _table(title: str) -> Table:
-    """Two columns without a frame. Nothing is folded, so that paths and commands can be copied."""
-    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(no_wrap=True, overflow="ignore")
-    return table
+def _print(title: str, lines: Sequence[tuple[str, str]], console: Console) -> None:
+    """Two columns. Nothing is folded or cut, so that paths and commands can be copied."""
+    width = max(len(label) for label, _ in lines) + 2
+    console.print(Text(title, style="bold"))
+    for label, value in lines:
+        console.print(Text.assemble((label.ljust(width), "dim"), value), soft_wrap=True)

@@ -46,6 +46,7 @@ class Terminal:
         self._params = {t.number: t.params for t in before.trials}
         self._values = {t.number: t.value for t in before.complete if t.value is not None}
         self._counts: Counter[str] = Counter(t.status for t in before.trials if t.ended)
+        self._started = False
         self._note = ""
         self._progress = Progress(
             TextColumn(before.name),
@@ -80,6 +81,7 @@ class Terminal:
         with self._lock:
             match message:
                 case Start(spec=spec):
+                    self._started = True
                     self._running[spec.number] = (worker, spec)
                     self._params[spec.number] = spec.params
                 case Report(trial=number):
@@ -141,6 +143,8 @@ class Terminal:
             table, hidden = self._table()
             counts = [f"{n} {status}" for status, n in sorted(self._counts.items())]
             counts += [f"{hidden} parameters are in trials.csv"] if hidden else []
+            if not self._started and self._counts.total() < self._total:
+                counts.append("the workers are starting")
             return Group(
                 self._progress,
                 table,

@@ -1,0 +1,132 @@
+"""`LaneOptimizer`: Adam, AdamW and SGD with settings and step counts for each lane."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dropnorm.optimizers import Optimizer
+from dropnorm.pack.updates import STATE, lane_numbers, update_lane, update_together
+
+
+class LaneOptimizer(torch.optim.Optimizer):
+    """Updates parameters [K, ...] with the settings of each lane; all lanes have the same kind.
+
+    On the CPU torch's own fused kernels run on the lanes' slices: each lane is bitwise what
+    `torch.optim` makes of it. On other devices all lanes are updated together. Every lane counts
+    its own steps, for bias corrections and for its schedule over `total_steps()`.
+
+    Errors: ValueError for lanes of different kinds.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        lanes: Sequence[Optimizer],
+        total_steps: Callable[[], float] = lambda: math.inf,
+    ) -> None:
+        super().__init__(parameters, {})
+        kinds = sorted({settings.name for settings in lanes})
+        if len(kinds) != 1:
+            raise ValueError(f"optimizer.name: expected one for all lanes, got {', '.join(kinds)}")
+        self.lanes = list(lanes)
+        self.steps = [0] * len(lanes)
+        self.total_steps = total_steps
+        for parameter in self._parameters():
+            state = {name: torch.zeros_like(parameter) for name in STATE[kinds[0]]}
+            # A count for each parameter: torch's kernels add 1 to every one they are given.
+            self.state[parameter] = {**state, "step": torch.zeros(len(lanes))}
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        parameters = [p for p in self._parameters() if p.grad is not None]
+        if all(p.device.type == "cpu" for p in parameters):
+            self._in_turn(parameters)
+        else:
+            self.together(parameters)
+        self.steps = [step + 1 for step in self.steps]
+        return loss
+
+    def rates(self) -> list[float]:
+        """The learning rate that each lane's next step has."""
+        total = self.total_steps()
+        return [s.rate(step, total) for s, step in zip(self.lanes, self.steps, strict=True)]
+
+    @torch.no_grad()
+    def restart(self, lane: int, settings: Optimizer) -> None:
+        """A new trial in a lane: its settings, step 0, no moments. In place."""
+        self.lanes[lane] = settings
+        self.steps[lane] = 0
+        for state in self.state.values():
+            for tensor in state.values():
+                tensor[lane].zero_()
+
+    def keep(self, lanes: Sequence[int]) -> None:
+        """Drops the state of the other lanes; the parameters have already lost theirs."""
+        self.lanes = [self.lanes[lane] for lane in lanes]
+        self.steps = [self.steps[lane] for lane in lanes]
+        for state in self.state.values():
+            state.update({name: tensor[list(lanes)] for name, tensor in state.items()})
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def _in_turn(self, parameters: Sequence[nn.Parameter]) -> None:
+        weights, gradients = _by_lane(parameters), _by_lane([_gradient(p) for p in parameters])
+        names = (*STATE[self.lanes[0].name], "step")
+        state = {name: _by_lane([self.state[p][name] for p in parameters]) for name in names}
+        for k, (settings, lr) in enumerate(zip(self.lanes, self.rates(), strict=True)):
+            mine = {name: lanes[k] for name, lanes in state.items()}
+            update_lane(settings, lr, weights[k], gradients[k], mine)
+
+    @torch.no_grad()
+    def together(self, parameters: Sequence[nn.Parameter]) -> None:
+        """The same update, equal to rounding, with kernels over all lanes."""
+        numbers = self._numbers(parameters[0].device)
+        for p in parameters:
+            shape = (-1, *[1] * (p.dim() - 1))
+            mine = {name: values.view(shape) for name, values in numbers.items()}
+            update_together(p, _gradient(p), self.state[p], mine)
+
+    def _numbers(self, device: torch.device) -> dict[str, Tensor]:
+        """The numbers of the next step, each [K], moved to the device in one piece."""
+        lanes = zip(self.lanes, self.rates(), self.steps, strict=True)
+        rows = [lane_numbers(settings, lr, step + 1) for settings, lr, step in lanes]
+        table = torch.tensor([list(row.values()) for row in rows]).t().contiguous().to(device)
+        return dict(zip(rows[0], table.unbind(), strict=True))
+
+
+def _by_lane(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    """For each lane the slices of all tensors."""
+    return [list(lane) for lane in zip(*(tensor.unbind() for tensor in tensors), strict=True)]
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
+
+
+@torch.no_grad()
+def clip_lanes(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
+    """Scales each lane's gradients so that their norm, over all parameters, is `max_norm` at most.
+
+    For one lane what `torch.nn.utils.clip_grad_norm_` does, bitwise on the CPU.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if all(gradient.device.type == "cpu" for gradient in gradients):
+        for lane in _by_lane(gradients):
+            norm = torch.nn.utils.get_total_norm(lane)
+            torch._foreach_mul_(lane, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+        return
+    norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
+    scale = (max_norm / (norms + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(scale.view(-1, *[1] * (gradient.dim() - 1)))

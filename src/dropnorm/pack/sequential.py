@@ -1,0 +1,100 @@
+"""From K plain networks to a packed one with the same module tree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dropnorm.blocks import BatchNorm, Block, Dropout
+from dropnorm.blocks.block import ACTIVATIONS
+from dropnorm.pack.dropout import LaneDropout
+from dropnorm.pack.images import LaneConv2d, LanePool
+from dropnorm.pack.layer import LaneLayer, Run, Stateless
+from dropnorm.pack.linear import LaneLinear
+from dropnorm.pack.norm import LaneBatchNorm
+
+
+class LaneSequential(LaneLayer):
+    """`nn.Sequential` for K lanes, with the plain one's names."""
+
+    def __init__(self, layers: Sequence[nn.Sequential]) -> None:
+        super().__init__(layers)
+        for name, _ in layers[0].named_children():
+            self.add_module(name, stack([layer.get_submodule(name) for layer in layers]))
+
+    def lanes(self) -> Iterator[Run]:
+        runs = [child.lanes() for child in self._children()]
+        return map(_chain, zip(*runs, strict=False))
+
+    def together(self, x: Tensor) -> Tensor:
+        for child in self._children():
+            x = child.together(x)
+        return x
+
+    def _children(self) -> list[LaneLayer]:
+        return [child for child in self.children() if isinstance(child, LaneLayer)]
+
+
+def _chain(runs: Sequence[Run]) -> Run:
+    def run(x: Tensor) -> Tensor:
+        for layer in runs:
+            x = layer(x)
+        return x
+
+    return run
+
+
+_KINDS: dict[type[nn.Module], Callable[[Any], LaneLayer]] = {
+    nn.Sequential: LaneSequential,
+    Block: LaneSequential,
+    nn.Linear: LaneLinear,
+    nn.Conv2d: LaneConv2d,
+    BatchNorm: LaneBatchNorm,
+    Dropout: LaneDropout,
+    nn.Flatten: Stateless,
+    nn.MaxPool2d: LanePool,
+    **dict.fromkeys(ACTIVATIONS.values(), Stateless),
+}
+
+
+def stack(networks: Sequence[nn.Module]) -> LaneLayer:
+    """One packed network from K plain ones of the same shapes; the plain ones stay as they are.
+
+    Shapes: [K, B, ...] -> [K, B, ...]. Errors: TypeError for a layer that has no packed form.
+    """
+    kind = type(networks[0])
+    if kind not in _KINDS:
+        known = ", ".join(sorted(known.__name__ for known in _KINDS))
+        raise TypeError(
+            f"pack: expected layers among {known}, got {kind.__name__}; "
+            "train this network one trial at a time"
+        )
+    return _KINDS[kind](networks)
+
+
+def put_lane(packed: LaneLayer, lane: int, plain: nn.Module) -> None:
+    """Copies a plain network, with its settings and counts, into a lane: in place."""
+    for name, layer in packed.named_modules():
+        if isinstance(layer, LaneLayer):
+            layer.put(lane, plain.get_submodule(name))
+
+
+def lane_state(packed: LaneLayer, lane: int) -> dict[str, Tensor]:
+    """A copy of one lane's state, as the plain network's `state_dict` has it."""
+    return {name: tensor[lane].clone() for name, tensor in packed.state_dict().items()}
+
+
+def dropout_steps(packed: LaneLayer, lane: int) -> list[int]:
+    """How many training passes each dropout of a lane has made."""
+    return [int(m.step[lane]) for m in packed.modules() if isinstance(m, LaneDropout)]
+
+
+@torch.no_grad()
+def keep_lanes(packed: LaneLayer, lanes: Sequence[int]) -> None:
+    """Drops the other lanes. The parameters stay the same objects, without gradients."""
+    for tensor in (*packed.parameters(), *packed.buffers()):
+        tensor.grad = None
+        tensor.data = tensor.data[list(lanes)]

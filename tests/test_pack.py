@@ -1,0 +1,173 @@
+"""Pack: its metrics, checkpoints and data, what packs, and what it says when something does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dropnorm import MNIST, Classifier
+from dropnorm.data import epoch_order
+from dropnorm.pack import LaneBatches, Pack, signature
+from dropnorm.pack.scores import Scores, lane_losses, losses_together
+from tests.packs import CNN, MLP, AfterEpoch, data, fit_pack, quiet_trainer, same, state, trials
+
+# Metrics
+
+
+def test_every_lane_learns_and_has_the_four_metrics(tmp_path: Path) -> None:
+    pack = fit_pack(tmp_path, Pack(trials(MLP, [3, 3])), 8)
+    for lane in range(2):
+        assert set(pack.metrics(lane)) == {"val_accuracy", "val_nll", "val_ece", "train_loss"}
+        assert pack.metrics(lane)["val_accuracy"] > 0.4  # one of ten classes at random: 0.1
+        assert not pack.failed(lane)
+
+
+def test_mixed_precision_learns(tmp_path: Path) -> None:
+    pack = fit_pack(tmp_path, Pack(trials(CNN, [3, 3])), 8, precision="bf16-mixed")
+    assert min(pack.metrics(lane)["val_accuracy"] for lane in range(2)) > 0.3
+
+
+def test_scores_are_those_of_the_plain_module() -> None:
+    logits, y = 3 * torch.randn(2, 70, 10), torch.randint(10, (70,))
+    logits[1, :5] = 1000 * torch.eye(10)[y[:5]]  # confidences of exactly 1
+    scores = Scores(2, torch.device("cpu"))
+    for some in (slice(0, 40), slice(40, 70)):
+        scores.update(logits[:, some], y[some])
+    for lane in range(2):
+        module = Classifier(nn.Identity())
+        module.validation_step((logits[lane], y), 0)
+        expected = {k: float(v) for k, v in module.val_metrics.compute().items()}
+        mine = {f"val_{k}": float(v[lane]) for k, v in scores.compute().items()}
+        assert mine["val_accuracy"] == expected["val_accuracy"]
+        assert mine == pytest.approx(expected, abs=1e-6)
+
+
+def test_losses_are_the_same_in_turn_and_together() -> None:
+    logits, y = torch.randn(3, 20, 10), torch.randint(10, (3, 20))
+    for smoothing in ([0.0, 0.0, 0.0], [0.0, 0.1, 0.5]):
+        losses = lane_losses(logits, y, smoothing), losses_together(logits, y, smoothing)
+        torch.testing.assert_close(*losses)
+
+
+def test_test_metrics_are_those_of_the_plain_module(tmp_path: Path) -> None:
+    pack = Pack(trials(MLP, [0, 1]))
+    images = data().test_dataloader()
+    trainer = quiet_trainer(tmp_path, 1, limit_test_batches=1)
+    trainer.test(pack, images, verbose=False)
+    for lane in range(2):
+        (expected,) = trainer.test(pack.classifier(lane), images, verbose=False)
+        assert pack.metrics(lane) == pytest.approx(expected, abs=1e-6)
+
+
+# Lanes
+
+
+@pytest.mark.parametrize("network", [MLP, CNN])
+def test_checkpoint_of_a_lane_is_a_plain_one(tmp_path: Path, network: dict[str, Any]) -> None:
+    pack = fit_pack(tmp_path, Pack(trials(network, [0, 1, 3])))
+    for lane in range(3):
+        path = tmp_path / f"{lane}.ckpt"
+        torch.save(pack.checkpoint(lane), path)
+        model = Classifier.load_from_checkpoint(path, weights_only=True)
+        assert same(state(model.network), pack.lane_state(lane))
+        assert torch.load(path, weights_only=True)["epoch"] == 2
+        (metrics,) = quiet_trainer(tmp_path, 1).validate(model, data(), verbose=False)
+        known = pack.metrics(lane)
+        assert metrics["val_accuracy"] == pytest.approx(known["val_accuracy"], abs=2e-3)
+        assert metrics["val_nll"] == pytest.approx(known["val_nll"], abs=1e-5)
+
+
+def test_checkpoint_remembers_the_dropout_steps(tmp_path: Path) -> None:
+    pack = fit_pack(tmp_path, Pack(trials(MLP, [0])), 1)
+    assert pack.checkpoint(0)["dropout_steps"] == [4, 4]
+
+
+def test_refilled_lane_has_no_metrics_before_it_is_validated(tmp_path: Path) -> None:
+    pack = fit_pack(tmp_path, Pack(trials(MLP, [0, 1])))
+    pack.refill(0, trials(MLP, [2])[0])
+    assert pack.metrics(0) == {}
+    assert pack.metrics(1)
+    assert [epoch for _, epoch in pack.ages()] == [0, 2]
+
+
+def test_lanes_of_another_signature_are_refused() -> None:
+    wider = {**MLP, "hidden": [64, 24]}
+    with pytest.raises(ValueError, match=r"hidden=\(37, 24\) in every lane, got \(64, 24\)"):
+        Pack([MLP, wider])
+    with pytest.raises(ValueError, match="another pack"):
+        Pack([MLP]).refill(0, {**MLP, "optimizer": {"name": "sgd"}})
+
+
+def test_packs_of_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least one lane"):
+        Pack([])
+    with pytest.raises(ValueError, match="at least one lane"):
+        Pack([MLP]).shrink([])
+
+
+def test_float16_is_refused(tmp_path: Path) -> None:
+    pack = Pack([MLP])
+    pack.trainer = quiet_trainer(tmp_path, 1, precision="bf16-mixed")
+    pack.trainer.precision_plugin.precision = "16-mixed"  # a GPU would be needed
+    with pytest.raises(ValueError, match="bf16-mixed or 32-true, got 16-mixed"):
+        pack.configure_optimizers()
+
+
+# Signatures
+
+
+def test_only_what_shapes_tensors_is_in_the_signature() -> None:
+    known = {signature(trial) for trial in trials(MLP)}
+    assert len(known) == 1
+    defaults = {
+        "hidden": [256, 256],
+        "norm": "batch",
+        "classes": 10,
+        "order": ("norm", "act", "drop"),
+    }
+    assert signature({}) == signature(defaults)
+    others: list[dict[str, Any]] = [
+        {"network": "cnn"}, {"input_shape": [1, 8, 8]}, {"classes": 4}, {"hidden": [8]},
+        {"norm": "none"}, {"activation": "tanh"}, {"order": ["act", "norm", "drop"]},
+        {"optimizer": {"name": "sgd"}},
+    ]  # fmt: skip
+    assert len({signature({}), *(signature(other) for other in others)}) == 1 + len(others)
+
+
+def test_networks_of_others_have_no_signature() -> None:
+    with pytest.raises(TypeError, match="got Linear; train this network one trial at a time"):
+        signature({"network": nn.Linear(3, 3)})
+
+
+# Data
+
+
+def test_each_lane_sees_its_own_order() -> None:
+    source = MNIST(train_size=100, batch_size=30)
+    ages = [(1, 0), (2, 5)]
+    part, rows = source.part("train"), source.train_rows()
+    batches = LaneBatches(part, rows, 30, lambda: ages)
+    assert len(batches) == len(list(batches)) == 3
+    for number, (x, y) in enumerate(batches):
+        assert x.shape == (2, 30, 1, 28, 28)
+        for lane, (seed, epoch) in enumerate(ages):
+            order = epoch_order(rows, seed, epoch)[30 * number : 30 * (number + 1)]
+            alone = part.gather(order)
+            assert torch.equal(x[lane], alone[0])
+            assert torch.equal(y[lane], alone[1])
+
+
+def test_lanes_of_different_ages_share_an_epoch(tmp_path: Path) -> None:
+    seen = []
+
+    def refill(pack: Pack, epoch: int) -> None:
+        if epoch == 1:
+            pack.refill(0, trials(MLP, [2])[0])
+        seen.append(pack.ages())
+
+    fit_pack(tmp_path, Pack(trials(MLP, [0, 4]), epochs=3), 3, callbacks=[AfterEpoch(refill)])
+    assert seen == [[(3, 0), (5, 1)], [(3, 1), (5, 2)], [(3, 2), (5, 3)]]
