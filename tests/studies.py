@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -148,7 +149,7 @@ def wait_for(happened: Callable[[], T], within_s: float = 90.0) -> T:
     while time.monotonic() < end_s:
         if found := happened():
             return found
-        time.sleep(0.1)  # between two looks; nothing depends on how long
+        time.sleep(0.2)  # between two looks; nothing depends on how long
     raise AssertionError(f"did not happen within {within_s:g} s: {happened}")
 
 
@@ -172,3 +173,8 @@ def is_alive(pid: int) -> bool:
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return False
+
+
+def on_one_core() -> None:
+    """So that there is one worker, of one thread, which leaves other programs some room."""
+    os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])

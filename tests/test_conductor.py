@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import optuna
 import pytest
 
 from sweep.messages import Ended, Quit, Ready, Report, Start, Stop, TrialSpec, Wait
@@ -433,6 +434,20 @@ def test_interruptions_do_not_change_what_a_study_tries(
         desk.run()
         assert [key(row) for row in desk.rows] == whole
         assert [(row.status, row.value, row.curve) for row in desk.rows] == rows
+
+
+def test_trials_that_optuna_was_asked_to_enqueue_are_trained(tmp_path: Path) -> None:
+    with bench(plan(tmp_path, "study.trials=2")) as desk:
+        desk.run()
+    wished = {"model.dropout": 0.25, "model.bn_momentum": 0.5}
+    storage = f"sqlite:///{tmp_path}/synthetic/study.db"
+    optuna.load_study(study_name="synthetic", storage=storage).enqueue_trial(wished)
+    with bench(plan(tmp_path, "study.trials=4")) as desk:
+        third, fourth = desk.run()
+        assert (third.number, third.params) == (2, wished)
+        assert fourth.params != wished
+        assert [key(row) for row in desk.rows[2:]] == [key(third), key(fourth)]
+        assert statuses(desk) == dict.fromkeys(range(4), "complete")
 
 
 def test_a_better_trial_of_an_earlier_run_stays_the_best(tmp_path: Path) -> None:

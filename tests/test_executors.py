@@ -6,7 +6,7 @@ import math
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from sweep.messages import Ended, Event, Order, Report, Start, Stop
 from sweep.record import Record
 from sweep.results import ResultSet, TrialRow
 from sweep.schema import ExecutorSettings
-from tests.studies import children, plan
+from tests.studies import children, on_one_core, plan
 
 CONF = str(Path(__file__).parent / "conf")
 Passed = tuple[str, Event | Order]
@@ -59,11 +59,19 @@ class Ran:
         return [m for _, m in self.passed if isinstance(m, Report) and m.trial == number]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_core() -> Iterator[None]:
+    """For this process and its children: one worker, of one thread, unless a test wants more."""
+    before = os.sched_getaffinity(0)
+    on_one_core()
+    yield
+    os.sched_setaffinity(0, before)
+
+
 @pytest.fixture(scope="module", params=["inline", "local"])
 def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     folder = tmp_path_factory.mktemp(request.param)
     overrides = [f"executor={request.param}", f"study.folder={folder}"]
-    overrides += ["executor.devices=1"] if request.param == "local" else []
     passed: list[Passed] = []
     before = children(os.getpid())
     plan = make_plan(["+study=awkward", *overrides], CONF)
@@ -150,7 +158,7 @@ def test_trials_of_a_killed_worker_run_again_and_the_total_is_exact(tmp_path: Pa
             lost.append(message)
         workers.update(worker_pids())
 
-    overrides = ("executor=local", "executor.devices=1", "study.trials=4")
+    overrides = ("executor=local", "study.trials=4")
     conductor = carry_out(plan(tmp_path, *overrides), watch)
     (death,) = lost
     assert death.trial == 1

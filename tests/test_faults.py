@@ -1,6 +1,6 @@
 """The real command, killed, interrupted and starved; then the same command again.
 
-A study of many short epochs in one or two workers; what happened is read from its record.
+A study of many short epochs in one worker; what happened is read from its record.
 """
 
 from __future__ import annotations
@@ -22,15 +22,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from sweep import load_study
 from sweep.errors import StudyError
 from sweep.results import TrialRow
-from tests.studies import bench, children, is_alive, plan, wait_for
+from tests.studies import bench, children, is_alive, on_one_core, plan, wait_for
 
 TYPED = ["+study=synthetic", "trainer.max_epochs=40"]
 FEW = [*TYPED, "study.trials=3"]
-
-
-def on_one_core() -> None:
-    """So that there is one worker, of one thread, which leaves other programs some room."""
-    os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])
 
 
 class Command:
@@ -151,17 +146,17 @@ def assert_whole(folder: Path, trials: int, before: Sequence[TrialRow]) -> None:
 def test_a_study_survives_kill_9_of_everything_and_of_the_conductor(
     sweep: Sweep, tmp_path: Path
 ) -> None:
-    typed = [*TYPED, "study.trials=12", "executor.devices=2"]
-    first = sweep(*typed, before=None)
+    typed = [*TYPED, "study.trials=12"]
+    first = sweep(*typed)
     first.wait_for_trials(2)
     first.signal(signal.SIGKILL)
     assert first.end() == -signal.SIGKILL
     kept = [row for row in first.rows() if row.ended]
 
-    second = sweep(*typed, before=None)
+    second = sweep(*typed)
     second.wait_for_trials(len(kept) + 1)
     workers = children(second.pid)
-    assert len(workers) == 2
+    assert workers
     os.kill(second.pid, signal.SIGKILL)
     wait_for(lambda: not any(map(is_alive, workers)), within_s=10)
     assert second.end() == -signal.SIGKILL
@@ -169,7 +164,7 @@ def test_a_study_survives_kill_9_of_everything_and_of_the_conductor(
     assert [rows[row.number] for row in kept] == kept
     assert len(kept) < len(rows) < 12
 
-    last = sweep(*typed, before=None)
+    last = sweep(*typed)
     assert last.end() == 0, last.text()
     assert_whole(last.folder, 12, list(rows.values()))
 
@@ -205,16 +200,14 @@ def test_ctrl_c_once_ends_after_the_epoch(sweep: Sweep, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_ctrl_c_twice_ends_now(sweep: Sweep, tmp_path: Path) -> None:
     command = sweep(*FEW)
-    command.wait_for_epoch()
-    (worker,) = children(command.pid)
-    os.kill(worker, signal.SIGSTOP)  # an epoch that never ends
+    (worker,) = wait_for(lambda: children(command.pid))
+    os.kill(worker, signal.SIGSTOP)  # it would never come to the end of an epoch
     command.signal(signal.SIGINT)
     command.wait_for_text("once more to stop now")
     command.signal(signal.SIGINT)
     assert command.end() == 130, command.text()
     assert not is_alive(worker)
     assert "Traceback" not in command.text()
-    assert {row.status for row in command.rows() if not row.ended} == {"waiting"}
 
 
 @pytest.mark.slow

@@ -99,6 +99,14 @@ def test_optuna_goes_on_with_it(path: Path, store: Store) -> None:
     assert study.best_trial.number == 4
 
 
+def test_trials_that_another_program_adds_meanwhile_are_noticed(path: Path, store: Store) -> None:
+    record(store, row(0))
+    study_of(path).ask(SPACE)
+    with pytest.raises(StudyError, match="expected 1 trials, got 2: another program"):
+        record(store, row(1))
+    assert len(read_trials(path)) == 2
+
+
 @pytest.mark.parametrize(
     "distribution, value",
     [

@@ -43,7 +43,7 @@ class Screen:
         self.console = Console(
             file=self._file, force_terminal=real, width=width, height=height, color_system=None
         )
-        self.terminal = Terminal(self.console, before)
+        self.terminal = Terminal(self.console, before, before.total)
 
     def start(self, number: int, params: Mapping[str, Value] | None = None) -> None:
         params = params or {"model.dropout": 0.6 - number / 100, "model.bn_momentum": 0.00123456}
@@ -103,7 +103,8 @@ def test_no_line_is_wider_than_the_terminal_and_no_cell_is_cut(
 def test_parameters_without_room_are_counted() -> None:
     lines = busy(80, MANY).drawn()
     shown = sum("parameter_" in word for word in lines[1].split())
-    assert lines[-1] == f"6 complete, 1 failed, 1 pruned, {12 - shown} parameters are in trials.csv"
+    assert lines[-1].startswith("6 complete, 1 failed, 1 pruned, 2 running, ")
+    assert lines[-1].endswith(f" {12 - shown} parameters are in trials.csv")
 
 
 def test_the_best_five_and_the_running_trials_are_shown() -> None:
@@ -116,7 +117,7 @@ def test_the_best_five_and_the_running_trials_are_shown() -> None:
     assert lines[2].startswith("★  5")
     assert lines[7].split() == ["▶", "8", "90.80", "%", "3/10", "0.123", "0.0617"]
     assert lines[8].split() == ["▶", "9", "90.90", "%", "3/10", "0.123", "0.0617"]
-    assert lines[9] == "6 complete, 1 failed, 1 pruned"
+    assert lines[9] == "6 complete, 1 failed, 1 pruned, 2 running"
 
 
 def test_a_loss_is_best_when_it_is_small() -> None:

@@ -15,6 +15,7 @@ from sweep.conductor import Conductor
 from sweep.config import Plan
 from sweep.errors import StudyError
 from sweep.executors import EXECUTORS
+from sweep.experiment import planned
 from sweep.record import Record
 from sweep.report import build_report
 from sweep.results import ResultSet
@@ -41,7 +42,7 @@ def run_study(plan: Plan, console: Console, command: str = "") -> int:
 
 
 def _search(plan: Plan, record: Record, console: Console) -> int:
-    terminal = Terminal(console, record.results())
+    terminal = Terminal(console, record.results(), planned(plan))
     conductor = Conductor(plan, record, terminal.watch)
     with terminal, _signals(conductor, terminal) as codes, closing(conductor):
         if conductor.ended >= conductor.total:

@@ -79,6 +79,9 @@ class Scribe:
             if last or self._clock() >= self._table_due_s:
                 self._record.write_table(self._rows[number] for number in sorted(self._rows))
                 self._table_due_s = self._clock() + _TABLE_EVERY_S
+        except StudyError:
+            self._broken = True
+            raise
         except (OSError, *STORE_ERRORS) as error:
             self._broken = True
             raise StudyError(

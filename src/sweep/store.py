@@ -64,17 +64,22 @@ class Store:
                 if studies
                 else self._storage.create_new_study([_DIRECTIONS[direction]], name)
             )
-            self._ids = {t.number: t._trial_id for t in self.trials()}
+            self._trials: list[FrozenTrial] | None = None
             self._db = _connect_to_write(path)
             with self.together():  # a conductor that was killed left them running
                 self._db.execute("UPDATE trials SET state = 'WAITING' WHERE state = 'RUNNING'")
+            self._ids = {t.number: t._trial_id for t in self.trials()}
 
     def trials(self) -> list[FrozenTrial]:
-        return self._storage.get_all_trials(self._study_id, deepcopy=False)
+        """All of them in order of number; not to be changed. Optuna takes a millisecond for each."""
+        if self._trials is None:
+            self._trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
+        return self._trials
 
     @contextmanager
     def together(self) -> Iterator[None]:
         """All that is written inside is one transaction: recorded together, or not at all."""
+        self._trials = None
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
             yield
@@ -90,24 +95,35 @@ class Store:
         `notes` are the sampler's and the pruner's own; CMA-ES keeps its state there.
         """
         if row.number not in self._ids:
-            insert = "INSERT INTO trials (number, study_id, state) VALUES (?, ?, 'RUNNING')"
-            trial_id = self._db.execute(insert, (row.number, self._study_id)).lastrowid
-            assert trial_id is not None
-            self._ids[row.number] = trial_id
-            self._db.executemany(
-                "INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json) "
-                "VALUES (?, ?, ?, ?)",
-                [
-                    (trial_id, key, d.to_internal_repr(row.params[key]), distribution_to_json(d))
-                    for key, d in distributions.items()
-                ],
-            )
-            self._note("trial_user_attributes", trial_id, {"seed": row.seed})
-            self._note("trial_system_attributes", trial_id, notes)
+            self._ids[row.number] = self._insert(row.number)
+        trial_id = self._ids[row.number]
+        self._db.executemany(
+            "INSERT OR IGNORE INTO trial_params "
+            "(trial_id, param_name, param_value, distribution_json) VALUES (?, ?, ?, ?)",
+            [
+                (trial_id, key, d.to_internal_repr(row.params[key]), distribution_to_json(d))
+                for key, d in distributions.items()
+            ],
+        )
+        self._note("trial_user_attributes", trial_id, {"seed": row.seed})
+        self._note("trial_system_attributes", trial_id, notes)
         self._db.execute(
             "UPDATE trials SET state = 'RUNNING', datetime_start = ? WHERE trial_id = ?",
-            (_date(row.started), self._ids[row.number]),
+            (_date(row.started), trial_id),
         )
+
+    def _insert(self, number: int) -> int:
+        count = "SELECT COUNT(*) FROM trials WHERE study_id = ?"
+        (there,) = self._db.execute(count, (self._study_id,)).fetchone()
+        if there != number:
+            raise StudyError(
+                f"study.db: expected {number} trials, got {there}: another program has changed "
+                "them; stop it, and type the same command again"
+            )
+        insert = "INSERT INTO trials (number, study_id, state) VALUES (?, ?, 'RUNNING')"
+        trial_id = self._db.execute(insert, (number, self._study_id)).lastrowid
+        assert trial_id is not None
+        return trial_id
 
     def finish(self, row: TrialRow, state: TrialState, notes: Mapping[str, Any]) -> None:
         """All that is known of an ended trial."""

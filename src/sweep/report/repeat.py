@@ -25,11 +25,8 @@ class Step(NamedTuple):
 def steps(reading: Reading) -> list[Step]:
     """The commands of this study; those about a best trial only if there is one."""
     study, best = reading.study, reading.best
-    folder, name = _shown(study.folder), shlex.quote(study.folder.name)
+    folder = _shown(study.folder)
     found = [Step("Run the study again, or go on", _command(study.config, study.name), "sh")]
-    if best is not None:
-        rerun = f"python -m sweep rerun {name} {best.number}"
-        found.append(Step("Train the best trial again and compare", rerun, "sh"))
     board = f"tensorboard --logdir {shlex.quote(folder)}"
     found.append(Step("See every curve", board, "sh"))
     if best is not None:

@@ -1,0 +1,132 @@
+"""The main job from its first line on the terminal to the checkpoint, the table and the report."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import yaml
+from rich.cells import cell_len
+from rich.console import Console
+
+from dropnorm import Classifier, Synthetic
+from sweep import load_study
+from sweep.config import Plan, make_plan
+from sweep.errors import StudyError
+from sweep.run import run_study
+from tests.studies import bench, on_one_core, plan
+
+CONF = str(Path(__file__).parent / "conf")
+
+
+def run(plan: Plan, width: int = 100) -> tuple[int, str]:
+    """The main job in this process: its exit code and what it prints."""
+    output = StringIO()
+    code = run_study(plan, Console(file=output, width=width), "python -m sweep +study=synthetic")
+    return code, output.getvalue()
+
+
+def on_a_terminal(folder: Path, width: int, *typed: str) -> tuple[int, str]:
+    """The real command on a terminal of so many columns: its exit code, and all that was drawn."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "sweep", *typed]
+    env = {**os.environ, "COLUMNS": str(width), "LINES": "24", "TERM": "xterm"}
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env=env,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        preexec_fn=on_one_core,
+    ) as process:
+        os.close(theirs)
+        drawn = b""
+        try:
+            while chunk := os.read(ours, 65536):
+                drawn += chunk
+        except OSError:  # the other end is closed
+            os.close(ours)
+    return process.returncode, drawn.decode()
+
+
+@pytest.mark.slow
+def test_one_command_ends_with_a_checkpoint_a_table_and_a_report(tmp_path: Path) -> None:
+    code, drawn = on_a_terminal(tmp_path, 80, "+study=synthetic", "study.trials=4")
+    assert code == 0, drawn
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in re.split(r"[\r\n]+", drawn)]
+    assert max(map(cell_len, lines)) <= 80
+    assert "the workers are starting" in drawn
+    assert any(re.match(r"synthetic ━+ 4/4 ", line) for line in lines)
+    assert "python -m sweep best synthetic" in drawn
+
+    folder = tmp_path / "sweeps" / "synthetic"
+    study = load_study(folder)
+    assert [trial.number for trial in study.trials] == [0, 1, 2, 3]
+    assert study.best is not None
+    assert study.config["command"] == "python -m sweep +study=synthetic study.trials=4"
+    model = Classifier.load_from_checkpoint(folder / "checkpoints" / "best.ckpt")
+    assert model.hparams["dropout"] == study.best.params["model.dropout"]
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    (scores,) = pl.Trainer(accelerator="cpu", **quiet).validate(model, Synthetic(), verbose=False)
+    assert scores["val_accuracy"] == pytest.approx(study.best.value, abs=1e-6)
+    assert (folder / "report" / "index.html").stat().st_size > 10_000
+    assert (folder / "trials.csv").read_text().count("\n") == 5
+    assert len(list((folder / "tensorboard").glob("trial_*/*tfevents*"))) == 4
+
+
+def recorded(folder: Path) -> Path:
+    """The folder of a study of one trial, which was killed before its report was written."""
+    with bench(plan(folder, "study.trials=1")) as desk:
+        desk.run()
+    return folder / "synthetic"
+
+
+def test_a_larger_total_goes_on_and_the_report_follows(tmp_path: Path) -> None:
+    page = recorded(tmp_path) / "report" / "index.html"
+    page.write_text("the report of one trial")
+    code, text = run(plan(tmp_path, "study.trials=2"))
+    assert code == 0
+    assert text.startswith("[2/2] trial 1 complete")
+    assert page.stat().st_size > 10_000
+
+
+def test_a_report_that_is_older_than_a_trial_is_made_anew(tmp_path: Path) -> None:
+    page = recorded(tmp_path) / "report" / "index.html"
+    page.write_text("the report of fewer trials")
+    os.utime(page, (0, 0))
+    code, text = run(plan(tmp_path, "study.trials=1"))
+    assert (code, page.stat().st_size > 10_000) == (0, True)
+    assert "nothing to train" in text
+
+
+def test_a_report_that_cannot_be_written_is_an_error_of_its_own(tmp_path: Path) -> None:
+    (recorded(tmp_path) / "report" / "REPORT.md").mkdir()
+    with pytest.raises(StudyError, match="every trial is recorded: make room, and type python -m"):
+        run(plan(tmp_path, "study.trials=1"))
+
+
+def test_a_study_whose_trials_all_fail_stops_and_says_why(tmp_path: Path) -> None:
+    typed = ["+study=awkward", "model.deed=choice(raises,is_nan)", "study.max_failures=2"]
+    with pytest.raises(StudyError) as stop:
+        run(make_plan([*typed, f"study.folder={tmp_path}", "executor=inline"], CONF))
+    assert stop.value.exit_code == 1
+    assert "all of the first 2 trials failed, the last with: " in str(stop.value)
+    assert str(stop.value).endswith(f"see {tmp_path / 'awkward' / 'logs'}")
+    assert {trial.status for trial in load_study(tmp_path / "awkward").trials} == {"failed"}
+
+
+def test_going_on_with_other_versions_is_said(tmp_path: Path) -> None:
+    path = recorded(tmp_path) / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["versions"]["torch"] = "1.0"
+    path.write_text(yaml.safe_dump(config))
+    _, text = run(plan(tmp_path, "study.trials=2"))
+    assert "trials recorded so far ran with another version: torch 1.0 is now 2." in text
