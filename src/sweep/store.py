@@ -71,7 +71,7 @@ class Store:
             self._ids = {t.number: t._trial_id for t in self.trials()}
 
     def trials(self) -> list[FrozenTrial]:
-        """All of them in order of number; not to be changed. Optuna takes a millisecond for each."""
+        """All of them by number; not to be changed. Optuna takes a millisecond for each."""
         if self._trials is None:
             self._trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
         return self._trials
