@@ -231,7 +231,7 @@ def test_a_full_disk_ends_the_study_with_an_error(sweep: Sweep, tmp_path: Path) 
         on_one_core()
         resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10_000, resource.RLIM_INFINITY))
 
-    command = sweep(*TYPED, "study.trials=100", before=no_room)
+    command = sweep(*FEW, "study.trials=100", before=no_room)
     assert command.end() == 1, command.text()
     assert "sweeps/synthetic: cannot be written" in command.text()
     assert "make room, and type the same command again" in command.text()

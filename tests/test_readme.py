@@ -39,3 +39,10 @@ def test_there_are_three_recipes_and_two_commands() -> None:
     for name, needed in (("main", "-m sweep +study=mnist"), ("test", "-m pytest")):
         (command,) = re.findall(rf"<!-- {name} -->\n```sh\n(.*)\n```", README)
         assert command.startswith("python3 -m venv .venv && ") and command.endswith(needed)
+
+
+def test_every_test_that_the_readme_names_exists() -> None:
+    named = re.findall(r"`(test_\w+)::(test_\w+)`", README)
+    assert len(named) > 10
+    for file, test in named:
+        assert f"def {test}(" in (Path(__file__).parent / f"{file}.py").read_text(), test

@@ -54,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:  # before the search, or during the report
+        return 130
 
 
 def _parser() -> ArgumentParser:

@@ -13,11 +13,12 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution
 
+from sweep.database import DATABASE_ERRORS, cause_of
 from sweep.errors import StudyError
 from sweep.messages import Ended, Report
 from sweep.record import Record
 from sweep.results import TrialRow
-from sweep.store import STATES, STORE_ERRORS, cause_of
+from sweep.store import STATES
 from sweep.tensorboard import Board
 
 _TABLE_EVERY_S = 2.0
@@ -82,7 +83,7 @@ class Scribe:
         except StudyError:
             self._broken = True
             raise
-        except (OSError, *STORE_ERRORS) as error:
+        except (OSError, *DATABASE_ERRORS) as error:
             self._broken = True
             raise StudyError(
                 f"{self._record.folder}: cannot be written: {cause_of(error)}; what had ended is "

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,12 +12,10 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, distribution_to_json
-from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
+from sweep.database import connect_to_read, connect_to_write, explained, open_storage
 from sweep.errors import StudyError
 from sweep.messages import Status
 from sweep.results import RowStatus, TrialRow
@@ -36,25 +33,23 @@ ROW_STATUS: dict[TrialState, RowStatus] = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
 }
-STORE_ERRORS = (SQLAlchemyError, StorageInternalError, sqlite3.Error)
 _DIRECTIONS = {"maximize": StudyDirection.MAXIMIZE, "minimize": StudyDirection.MINIMIZE}
 _SCHEMA = "v3.2.0.a"  # of Optuna 3.2 to 5, at least
-_LOCKED_FOR_S = 60  # how long to wait for another program that writes to the file
 
 
 class Store:
     """One study in one file, opened by its only writer. A trial's number is its number everywhere.
 
     Optuna makes the tables and reads them; rows are written here, one statement for many, because
-    one call of Optuna's for each of them takes twenty times as long.
+    one call of Optuna's for each of them takes fifty times as long.
 
     Errors: StudyError if the file is there and cannot be used.
     """
 
     def __init__(self, path: Path, name: str, direction: str) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with _explained(path):
-            self._storage = _storage(partial(_connect_to_write, path), new=True)
+        with explained(path):
+            self._storage = open_storage(partial(connect_to_write, path), new=True)
             if (found := self._storage.get_current_version()) != _SCHEMA:
                 raise RuntimeError(f"expected Optuna's tables {_SCHEMA}, got {found}")
             studies = self._storage.get_all_studies()
@@ -65,7 +60,7 @@ class Store:
                 else self._storage.create_new_study([_DIRECTIONS[direction]], name)
             )
             self._trials: list[FrozenTrial] | None = None
-            self._db = _connect_to_write(path)
+            self._db = connect_to_write(path)
             with self.together():  # a conductor that was killed left them running
                 self._db.execute("UPDATE trials SET state = 'WAITING' WHERE state = 'RUNNING'")
             self._ids = {t.number: t._trial_id for t in self.trials()}
@@ -173,8 +168,8 @@ def read_trials(path: Path) -> list[FrozenTrial]:
 
     Errors: StudyError if it is no record of trials.
     """
-    with _explained(path):
-        storage = _storage(partial(_connect_to_read, path), new=False)
+    with explained(path):
+        storage = open_storage(partial(connect_to_read, path), new=False)
         try:
             study = storage.get_all_studies()[0]
             return storage.get_all_trials(study._study_id, deepcopy=False)
@@ -183,48 +178,6 @@ def read_trials(path: Path) -> list[FrozenTrial]:
         finally:
             storage.remove_session()
             storage.engine.dispose()
-
-
-def _storage(connect: Callable[[], sqlite3.Connection], new: bool) -> RDBStorage:
-    # Paths may hold ? # % { }, which an URL would read as something else: `connect` knows the path.
-    return RDBStorage(
-        "sqlite:///study.db", engine_kwargs={"creator": connect}, skip_table_creation=not new
-    )
-
-
-def _connect_to_write(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=_LOCKED_FOR_S, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
-    return connection
-
-
-def _connect_to_read(path: Path) -> sqlite3.Connection:
-    # Nobody has a file without -wal open. SQLite would make one there, and leave it.
-    still = "" if path.with_name(f"{path.name}-wal").exists() else "&immutable=1"
-    return sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=ro{still}",
-        uri=True,
-        timeout=_LOCKED_FOR_S,
-        check_same_thread=False,
-    )
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (*STORE_ERRORS, RuntimeError) as error:
-        raise StudyError(
-            f"{path}: cannot be used as a study's record: {cause_of(error)}; mend that, restore it "
-            f"from a copy, or move {path.parent} away and begin again"
-        ) from None
-
-
-def cause_of(error: Exception) -> str:
-    """The first line of what SQLite said, from below what Optuna and SQLAlchemy made of it."""
-    inner = error.__cause__ if isinstance(error, StorageInternalError) else error
-    return str(getattr(inner, "orig", inner)).splitlines()[0]
 
 
 def _date(date: dt.datetime | None) -> str | None:

@@ -146,7 +146,7 @@ class Conversation(Callback):
         self.metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
         if self._metric not in self.metrics:
             known = ", ".join(sorted(self.metrics)) or "nothing"
-            raise KeyError(f"study.metric: the module never logs {self._metric}; it logs {known}")
+            raise ValueError(f"study.metric: the module never logs {self._metric}; it logs {known}")
         if broken := [k for k, v in self.metrics.items() if not math.isfinite(v)]:
             self._stop(trainer, "failed", f"{broken[0]} is {self.metrics[broken[0]]}")
             return
@@ -164,7 +164,7 @@ class Conversation(Callback):
 def _beats(value: float, best: float | None, direction: str) -> bool:
     if best is None:
         return True
-    return value > best if direction == "maximize" else value < best
+    return value >= best if direction == "maximize" else value <= best
 
 
 def _checkpoint(trainer: pl.Trainer) -> bytes:
