@@ -8,28 +8,22 @@ the trial's matrix products alone, by the fastest backend that stays at float32 
 
 from __future__ import annotations
 
-import logging
 import statistics
 import time
-import warnings
 from collections.abc import Callable
 from itertools import pairwise
 
-import optuna
 import pytorch_lightning as pl
 import torch
 
 from dropnorm import MNIST
-from dropnorm.matmul import choose_matmul_backend
 from dropnorm.pack import LaneBatches, Pack
-from tests.benchmarks.bench_trial import ours
+from tests.benchmarks.bench_trial import EPOCHS, NETWORKS, announce, ours, trial
 from tests.benchmarks.peers import optuna_lightning
 from tests.benchmarks.rounds import median_seconds
 
 BATCH, TRAIN, VAL, ROUNDS = 128, 50_000, 10_000, 3
-EPOCHS = 2  # as `ours`
 LANES = (1, 2, 4, 8, 16)
-NETWORKS = ((512,), (256, 256))
 
 
 def packed(hidden: tuple[int, ...], lanes: int, precision: str = "32-true") -> None:
@@ -68,18 +62,14 @@ def floor(hidden: tuple[int, ...], steps: int = 10) -> float:
 
 
 def main() -> None:
-    logging.disable(logging.WARNING)
-    warnings.filterwarnings("ignore")
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    threads = torch.get_num_threads()
-    print(f"MNIST, batch {BATCH}, Adam, dropout, BN; {threads} threads; s per trial-epoch")
-    print(f"matrix products: {choose_matmul_backend()}")
+    announce()
     names = ["peer", "one", *(f"K={lanes}" for lanes in LANES)]
     print(f"{'network':<14} {'floor':>7} " + " ".join(f"{name:>7}" for name in names))
     for hidden in NETWORKS:
+        spec = trial(hidden)
         things: dict[str, Callable[[], object]] = {
             "peer": lambda h=hidden: optuna_lightning(h, EPOCHS),
-            "one": lambda h=hidden: ours(h),
+            "one": lambda s=spec: ours(s),
         }
         things |= {f"K={k}": lambda h=hidden, k=k: packed(h, k) for k in LANES}
         floors = [floor(hidden)]
