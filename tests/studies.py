@@ -154,7 +154,10 @@ def wait_for(happened: Callable[[], T], within_s: float = 90.0) -> T:
 
 
 def children(pid: int) -> set[int]:
-    """Living processes that this one started, but for multiprocessing's own tracker."""
+    """Living workers that this process started.
+
+    Told by their command lines: between its fork and its exec a child has its parent's.
+    """
     found = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -162,7 +165,7 @@ def children(pid: int) -> set[int]:
             line = (stat.parent / "cmdline").read_bytes()
         except OSError:  # gone meanwhile
             continue
-        if int(parent) == pid and state != "Z" and b"resource_tracker" not in line:
+        if int(parent) == pid and state != "Z" and b"spawn_main" in line:
             found.add(int(stat.parent.name))
     return found
 
