@@ -22,6 +22,9 @@ class TrialSpec:
     `config` is the study's resolved configuration with `params` (dotted key -> value) already
     written into it. `best` is the study's best value when the trial started: a worker sends a
     checkpoint home only if it beats that.
+
+    A trial with `momenta` (None: the cumulative average) has its bn_momentum profiled: after the
+    epochs `scored` all of them are scored on its weights. `resume` is what `Saved` said of it last.
     """
 
     number: int
@@ -29,6 +32,9 @@ class TrialSpec:
     params: Mapping[str, Value]
     config: Mapping[str, Any]
     best: float | None = None
+    momenta: tuple[float | None, ...] = ()
+    scored: tuple[int, ...] = ()
+    resume: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -40,16 +46,32 @@ class Ready:
 
 @dataclass(frozen=True)
 class Report:
-    """Metrics of one validated epoch (the first is 1)."""
+    """Metrics of one validated epoch (the first is 1); `bank` is the study's metric by momentum.
+
+    With a bank, the metrics are those of the best momentum.
+    """
 
     trial: int
     epoch: int
     metrics: Mapping[str, float]
+    bank: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Saved:
+    """All that is needed to go on with a trial after an epoch: `state` is opaque here."""
+
+    trial: int
+    epoch: int
+    state: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A trial left its lane; `metrics` are of its last epoch, `checkpoint` is a file's bytes."""
+    """A trial left its lane; `metrics` are of its last epoch, `checkpoint` is a file's bytes.
+
+    `precise` is the study's metric with precise statistics: "dropout_off" and "dropout_on".
+    """
 
     trial: int
     status: Status
@@ -57,6 +79,7 @@ class Ended:
     seconds: float = 0.0
     reason: str | None = None
     checkpoint: bytes | None = field(default=None, repr=False)
+    precise: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,6 +109,6 @@ class Quit:
     """Nothing is left to do."""
 
 
-Event: TypeAlias = Ready | Report | Ended
+Event: TypeAlias = Ready | Report | Saved | Ended
 Order: TypeAlias = Start | Stop | Wait | Quit
 Exchange: TypeAlias = Callable[[str, Sequence[Event]], Sequence[Order]]

@@ -17,6 +17,20 @@ RowStatus: TypeAlias = Literal["complete", "pruned", "failed", "running", "waiti
 
 
 @dataclass(frozen=True)
+class MomentumCurve:
+    """The study's metric of one trial's last weights, by the momentum of the running averages.
+
+    A momentum of None is the cumulative average. `dropout_off` and `dropout_on` are the metric with
+    precise statistics, gathered by a pass over training batches with dropout off or on.
+    """
+
+    momenta: Sequence[float | None]
+    values: Sequence[float]
+    dropout_off: float | None = None
+    dropout_on: float | None = None
+
+
+@dataclass(frozen=True)
 class TrialRow:
     """One trial as recorded. `value` is the study's metric after the last epoch, if that is one."""
 
@@ -27,6 +41,7 @@ class TrialRow:
     metrics: Mapping[str, float] = field(default_factory=dict)
     curve: Mapping[int, float] = field(default_factory=dict)  # epoch (from 1) -> the study's metric
     history: Mapping[str, Sequence[float]] = field(default_factory=dict)  # metric -> one an epoch
+    momentum: MomentumCurve | None = None  # of trials whose bn_momentum is profiled
     seed: int = 0
     seconds: float = 0.0
     reason: str | None = None
@@ -41,6 +56,22 @@ class TrialRow:
 
 
 @dataclass(frozen=True)
+class ConfirmRow:
+    """One training on a fresh seed, after the search, of one arm: a setting to be confirmed.
+
+    `arm` is "default", or "1st", "2nd", ... for the best of the search. `metrics` has those of
+    validation (val_...) and of the test set (test_...).
+    """
+
+    arm: str
+    trial: int | None  # the trial of the search that the arm comes from; None for the default
+    params: Mapping[str, Value]
+    seed: int
+    metrics: Mapping[str, float]
+    momentum: MomentumCurve | None = None  # on validation
+
+
+@dataclass(frozen=True)
 class ResultSet:
     """A study's folder, read: its settings and its trials in order of number."""
 
@@ -52,6 +83,7 @@ class ResultSet:
     search: Mapping[str, str]  # dotted key -> the range as it was typed, e.g. "interval(0,0.7)"
     config: Mapping[str, Any]  # the resolved configuration that ran
     trials: Sequence[TrialRow]
+    confirm: Sequence[ConfirmRow] = ()
 
     @property
     def complete(self) -> list[TrialRow]:
@@ -67,6 +99,15 @@ class ResultSet:
     def rows(self) -> list[dict[str, Any]]:
         """One flat dict a trial, ready for `pandas.DataFrame(study.rows())`."""
         return to_table(self.trials)
+
+    def momentum_rows(self) -> list[dict[str, Any]]:
+        """One flat dict a scored configuration: number, bn_momentum, value. None: cumulative."""
+        return [
+            {"number": trial.number, "bn_momentum": momentum, "value": value}
+            for trial in self.trials
+            if trial.momentum is not None
+            for momentum, value in zip(trial.momentum.momenta, trial.momentum.values, strict=True)
+        ]
 
 
 def to_table(trials: Iterable[TrialRow]) -> list[dict[str, Any]]:
