@@ -143,7 +143,7 @@ def test_a_configuration_is_checked_without_torch(empty: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("sweep plan +study=m", {"+study=mnist"}),
+        ("sweep plan +study=mn", {"+study=mnist"}),
         ("sweep +study=mnist sampler=", {f"sampler={s}" for s in SAMPLERS}),
         ("sweep model.dro", {"model.dropout="}),
         ("sweep best o", {"one"}),

@@ -15,7 +15,7 @@ from sweep.config import Plan, make_plan
 from sweep.errors import ConfigError
 
 EXAMPLE = "type for example"
-STUDIES = "fashion_mnist|mnist|synthetic|tutorial"
+STUDIES = "fashion_mnist|mnist|momentum|synthetic|tutorial"
 GRAMMAR = "interval(a,b), tag(log,interval(a,b)), choice(x,y) or range(start,stop,step)"
 NAME = "letters, digits, '.', '_' or '-', 64 at most, the first no sign"
 RATE = "expected a number from 0 to below 1"
@@ -29,7 +29,7 @@ BAD = [
     # studies and groups
     ("", f"study.name: missing; type +study={STUDIES}, or study.name=NAME"),
     ("+study=mnst", "study: no study mnst; did you mean mnist?"),
-    ("+study=huh", "study: no study huh; known: fashion_mnist, mnist, synthetic, tutorial"),
+    ("+study=huh", "study: no study huh; known: fashion_mnist, mnist, momentum, synthetic, tutorial"),
     (
         "study=mnist",
         "study: expected +study=NAME with a plus, got study=mnist; did you mean +study=mnist?",
@@ -66,7 +66,7 @@ BAD = [
     (
         "+study=mnist huh=1",
         "huh: unknown key; the sections are model, data, optimizer, trainer, sampler, pruner, "
-        "executor, study; --cfg job shows their keys",
+        "executor, study, confirm; --cfg job shows their keys",
     ),
     (
         "+study=mnist model.kernel=5",
@@ -130,7 +130,7 @@ BAD = [
     ),
     (
         "+study=mnist model.activation=rleu",
-        "model.activation: expected one of relu, gelu, silu, tanh, sigmoid, got rleu; "
+        "model.activation: expected one of relu, gelu, silu, selu, tanh, sigmoid, got rleu; "
         "did you mean relu?",
     ),
     (
@@ -232,12 +232,12 @@ BAD = [
     ),
     (
         "+study=mnist 'model.activation=choice(relu,rleu)'",
-        "search.model.activation: expected one of relu, gelu, silu, tanh, sigmoid, "
+        "search.model.activation: expected one of relu, gelu, silu, selu, tanh, sigmoid, "
         "got rleu from choice(relu,rleu); did you mean relu?",
     ),
     (
         "+study=mnist 'model.activation=choice(relu,null)'",
-        "search.model.activation: expected one of relu, gelu, silu, tanh, sigmoid, "
+        "search.model.activation: expected one of relu, gelu, silu, selu, tanh, sigmoid, "
         "got null from choice(relu,null); correct the range",
     ),
     (
@@ -271,7 +271,8 @@ BAD = [
     ),
     (
         "+study=mnist sampler=cmaes model.dropout=0.5",
-        "sampler: expected two or more ranges of numbers for cmaes, got one range; "
+        "sampler: expected two or more ranges of numbers for cmaes, got none besides "
+        "model.bn_momentum, which every trial scores whole; "
         "type sampler=tpe or sampler=gp",
     ),
     # grammar
@@ -287,7 +288,7 @@ BAD = [
     ("mnist", "mnist: expected KEY=VALUE; type mnist=VALUE, or +study=mnist for a study"),
     (
         "repotr mnist",
-        "repotr: expected KEY=VALUE or one of run, plan, best, report; did you mean report?",
+        "repotr: expected KEY=VALUE or one of run, plan, best, report, rerun; did you mean report?",
     ),
     (
         "-m +study=mnist",
@@ -473,7 +474,7 @@ def test_a_file_that_is_no_yaml_is_named_with_line_and_column(
 
 def test_a_study_without_a_name_is_told_the_studies_of_both_folders(own: Folder) -> None:
     folder = own("mine", GLOBAL + "search: {model.dropout: 'interval(0,0.5)'}")
-    with pytest.raises(ConfigError, match=r"\+study=fashion_mnist\|mine\|mnist\|synthetic"):
+    with pytest.raises(ConfigError, match=r"\+study=fashion_mnist\|mine\|mnist\|momentum\|synthetic"):
         make_plan(["+study=mine"], folder)
     with pytest.raises(ConfigError, match="no study mien; did you mean mine"):
         make_plan(["+study=mien"], folder)

@@ -22,7 +22,8 @@ from sweep import load_study
 from sweep.config import Plan
 from sweep.errors import ConfigError, StudyError
 from sweep.messages import Ended
-from sweep.record import PARTS, Record, write_aside
+from sweep.files import write_aside
+from sweep.record import PARTS, Record
 from tests.studies import Bench, bench, metrics, plan
 
 HERE = Path(__file__).parents[1]
@@ -335,7 +336,7 @@ def test_killing_a_writer_never_leaves_half_a_file(tmp_path: Path) -> None:
     writer = python(f"""
         from itertools import cycle
         from pathlib import Path
-        from sweep.record import write_aside
+        from sweep.files import write_aside
         path = Path({str(path)!r})
         write_aside(path, b"a" * 4_000_000)
         print("writing", flush=True)

@@ -47,7 +47,7 @@ def record(store: Store, *rows: TrialRow) -> None:
         with store.together():
             store.begin(ended, SPACE, {})
         with store.together():
-            store.finish(ended, STATES[ended.status], {"completed_rung_0": 0.5})  # type: ignore[index]
+            store.finish(ended, STATES[ended.status], SPACE, {"completed_rung_0": 0.5})  # type: ignore[index]
 
 
 def study_of(path: Path) -> optuna.Study:
@@ -143,7 +143,7 @@ def test_what_is_written_together_is_kept_together_or_not_at_all(store: Store) -
     record(store, row(0))
     with pytest.raises(ZeroDivisionError), store.together():
         store.begin(row(1), SPACE, {})
-        store.finish(row(1), TrialState.COMPLETE, {})
+        store.finish(row(1), TrialState.COMPLETE, SPACE, {})
         raise ZeroDivisionError
     assert [t.number for t in store.trials()] == [0]
 

@@ -116,7 +116,7 @@ def test_cmaes_is_refused_where_it_would_draw_at_random() -> None:
     (problem,) = unsuited(settings, (*NUMBERS, *CHOICES))
     assert str(problem).startswith(f"{expected}choices for model.activation, model.hidden; type")
     (problem,) = unsuited(settings, NUMBERS[:1])
-    assert str(problem) == f"{expected}one range; type sampler=tpe or sampler=gp"
+    assert str(problem) == f"{expected}1; type sampler=tpe or sampler=gp"
     assert not unsuited(settings, NUMBERS)
     assert not unsuited(SamplerSettings(name="tpe"), CHOICES)
 

@@ -22,6 +22,7 @@ How much dropout, and what BatchNorm momentum, does a model need?
   python -m sweep plan +study=mnist        what would run; trains nothing
   python -m sweep best mnist               best parameters, and the line that loads the checkpoint
   python -m sweep report mnist             rebuild the report of a recorded study
+  python -m sweep rerun mnist 7            train trial 7 again, alone, and compare with its record
 
 KEY=VALUE sets (Hydra's grammar), and a range searches:
   'model.dropout=interval(0,0.5)'               any number in between
@@ -38,7 +39,7 @@ EPILOG = """\
 completion: eval "$(sweep -sc install=bash)"
 
 Exit codes: 0 done, 1 the study failed, 2 bad configuration, 130 Ctrl-C, 143 terminated."""
-WORDS = ("run", "plan", "best", "report")
+WORDS = ("run", "plan", "best", "report", "rerun")
 HYDRAS_OWN = {"--info", "-i", "--hydra-help", "--shell-completion", "-sc"}
 
 
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         "sweep",
-        usage="python -m sweep [run|plan|best|report] [KEY=VALUE | KEY=RANGE | STUDY] ...",
+        usage="python -m sweep [run|plan|best|report|rerun] [KEY=VALUE | KEY=RANGE | STUDY] ...",
         description=HELP,
         epilog=EPILOG,
         formatter_class=RawDescriptionHelpFormatter,
@@ -92,7 +93,7 @@ def _run(options: Namespace, command: str) -> int:
         # What the other words mean depends on this one, so it is the only complaint.
         what = f"expected KEY=VALUE or one of {', '.join(WORDS)}"
         raise ConfigError([Problem(words[0], what, f"did you mean {near}?")])
-    if word in ("best", "report"):
+    if word in ("best", "report", "rerun"):
         return _look_back(word, words, console)
     return _look_ahead(word, words, options, console, command)
 
@@ -124,10 +125,15 @@ def _look_back(word: str, names: list[str], console: Console) -> int:
     from sweep.record import load_study
     from sweep.show import show_best
 
-    if len(names) != 1:
-        what = f"expected one study, by name or folder, got {' '.join(names) or 'none'}"
-        raise ConfigError([Problem(word, what, f"type for example {word} mnist")])
+    wanted, example = ("a study and a trial", " 7") if word == "rerun" else ("one study", "")
+    if len(names) != (2 if word == "rerun" else 1):
+        what = f"expected {wanted}, by name or folder, got {' '.join(names) or 'none'}"
+        raise ConfigError([Problem(word, what, f"type for example {word} mnist{example}")])
     results = load_study(names[0])
+    if word == "rerun":
+        from sweep.rerun import rerun
+
+        return rerun(results, names[1], console)
     if word == "best":
         show_best(results, console)
     else:
@@ -144,7 +150,11 @@ def _hydra() -> int:
     from sweep.compose import conf_folder
 
     line = os.environ.get("COMP_LINE", "").split(" ")
-    if line[1:2] in (["best"], ["report"]):  # what follows is a study's folder, no override
+    if line[1:2] in (
+        ["best"],
+        ["report"],
+        ["rerun"],
+    ):  # what follows is a study's folder, no override
         print(*sorted(f.parent.name for f in Path("sweeps").glob(f"{line[-1]}*/study.db")))
         return 0
     if line[1:2] in (["run"], ["plan"]):

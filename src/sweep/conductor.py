@@ -12,19 +12,29 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import optuna
 from optuna.trial import TrialState
 
-from dropnorm.seeds import derive
+from sweep.asking import Asker
 from sweep.config import Plan
 from sweep.errors import StudyError
 from sweep.experiment import planned
-from sweep.messages import Ended, Event, Order, Quit, Ready, Report, Start, Stop, TrialSpec, Wait
+from sweep.messages import (
+    Ended,
+    Event,
+    Order,
+    Quit,
+    Ready,
+    Report,
+    Saved,
+    Start,
+    Stop,
+    Wait,
+)
 from sweep.record import Record
 from sweep.running import Running
 from sweep.scribe import Scribe
 from sweep.store import STATES
-from sweep.strategies import design, is_control, make_pruner, make_sampler
+from sweep.strategies import is_control
 from sweep.tensorboard import Board
 
 Watch = Callable[[str, Event | Order], None]
@@ -42,18 +52,15 @@ class Conductor:
     ) -> None:
         self._plan, self._watch, self._clock = plan, watch, clock
         study = plan.study
-        self._space = {d.key: d.distribution() for d in plan.search}
         board = Board(record.folder / "tensorboard", {d.key: d for d in plan.search}, study.metric)
-        self._scribe = Scribe(record, board, self._space, clock)
-        self._design = design(plan.sampler, plan.search, study.trials, derive(study.seed, "design"))
+        distributions = {d.key: d.distribution() for d in plan.search}
+        self._asker = Asker(plan)
+        self._scribe = Scribe(record, board, distributions, clock)
+        self._saves = record.saves
         self.total = planned(plan)
-        self._study = optuna.create_study(
-            study_name=study.name,  # Hyperband draws a trial's bracket from it
-            direction=study.direction,
-            pruner=make_pruner(plan.pruner, plan.trial["trainer"]["max_epochs"]),
-        )
         self._deadline = math.inf if study.timeout_s is None else clock() + study.timeout_s
         self._running: dict[int, Running] = {}
+        self._workers: set[str] = set()  # that have asked for trials
         self._again: deque[Running] = deque()  # started, cut short, to be started again
         self._ended: Counter[TrialState] = Counter()
         self._best: tuple[float, int] | None = None  # value and number of the best trial
@@ -63,17 +70,14 @@ class Conductor:
         self._resume(record)
 
     def _resume(self, record: Record) -> None:
-        """Optuna's live study is in memory: tell it what is recorded, queue what was cut short."""
-        recorded = record.store.trials()
-        for trial in recorded:
-            self._study.add_trial(trial)
+        """Takes in what is recorded; what was cut short is asked for first."""
+        for trial in record.store.trials():
+            self._asker.recall(trial)
             if not trial.state.is_finished():
-                continue  # the next `ask` takes it, with the parameters that it has
+                continue
             self._ended[trial.state] += 1
             if trial.state is TrialState.COMPLETE and self._leads(trial.values[0], trial.number):
                 self._best = (trial.values[0], trial.number)
-        self._waiting = deque(t.number for t in recorded if not t.state.is_finished())
-        self._asked = len(recorded)
 
     @property
     def ended(self) -> int:
@@ -96,10 +100,13 @@ class Conductor:
                 orders += [Stop(event.trial, "interrupted")] if isinstance(event, Report) else []
                 continue
             self._watch(worker, event)
-            if isinstance(event, Report):
-                orders += self._report(running, event)
-            else:
-                self._end(running, event)
+            match event:
+                case Report():
+                    orders += self._report(running, event)
+                case Saved():
+                    self._scribe.save(event.trial, running.save(event))
+                case Ended():
+                    self._end(running, event)
         for order in orders:
             self._watch(worker, order)
         return orders
@@ -141,16 +148,26 @@ class Conductor:
     def _fill(self, worker: str, lanes: int) -> list[Order]:
         orders: list[Order] = []
         mine = [r for r in self._running.values() if r.worker == worker]
-        while len(orders) < lanes and (running := self._next(mine)):
+        self._workers.add(worker)
+        share = math.ceil(self._open_places() / len(self._workers))  # what is left is for all
+        while len(orders) < min(lanes, share) and (running := self._next(mine)):
             mine.append(running)
-            running.start(worker, self._best and self._best[0])
-            self._running[running.spec.number] = running
-            asked = self._study.get_trials(deepcopy=False)[running.spec.number]
-            self._scribe.start(running.row("running"), asked.system_attrs)
-            orders.append(Start(running.spec))
+            orders.append(self._start(running, worker))
         if mine:
             return orders
         return [Quit() if self.draining or not self._running else Wait()]
+
+    def _start(self, running: Running, worker: str) -> Start:
+        number = running.spec.number
+        saved = self._saves.read(number)
+        running.start(worker, self._best and self._best[0], saved, self._plan.study.metric)
+        self._running[number] = running
+        self._scribe.start(running.row("running"), self._asker.notes(number), running.history)
+        return Start(running.spec)
+
+    def _open_places(self) -> int:
+        """How many trials are still to be started, or started again."""
+        return self.total - self.ended - len(self._running)
 
     def _next(self, mine: Sequence[Running]) -> Running | None:
         """What a worker that has these trials starts next; None if nothing, or not now."""
@@ -158,35 +175,17 @@ class Conductor:
             return None
         if self._again and not (mine and self._is_suspect(self._again[0])):
             return self._again.popleft()
-        open_places = self.total - self.ended - len(self._running) - len(self._again)
-        if open_places <= 0 or self._clock() > self._deadline:
+        if self._open_places() <= len(self._again) or self._clock() > self._deadline:
             return None
-        return self._ask()
+        return self._asker.ask()
 
     def _is_suspect(self, running: Running) -> bool:
         """A trial makes its last attempt alone: it fails for its own sins, and harms nobody."""
         return 0 < running.deaths >= self._plan.study.retries
 
-    def _ask(self) -> Running:
-        study = self._plan.study
-        if self._waiting:
-            number = self._waiting.popleft()
-        else:
-            number, self._asked = self._asked, self._asked + 1
-            if self._design is not None:
-                self._study.enqueue_trial(self._design[number])
-        self._study.sampler = make_sampler(
-            self._plan.sampler, derive(study.seed, "sampler", number)
-        )
-        trial = self._study.ask(self._space)
-        config = self._plan.trial_config(trial.params)
-        seed = derive(study.seed, "trial", number)
-        return Running(TrialSpec(number, seed, trial.params, config), trial)
-
     # Training ------------------------------------------------------------------------------------
 
     def _report(self, running: Running, event: Report) -> list[Order]:
-        running.history[event.epoch] = event.metrics
         self._scribe.report(event)
         study = self._plan.study
         prune = running.should_stop(event, study.metric)  # control trials are measured by it too
@@ -215,13 +214,13 @@ class Conductor:
         state = STATES[event.status]
         row = running.final_row(event.status, event, self._plan.study.metric)
         value = row.value if event.status == "complete" else None
-        told = self._study.tell(running.trial, value, state=state)
+        notes = self._asker.tell(running, value, state)
         self._ended[state] += 1
         if value is not None and self._leads(value, event.trial):
             self._best = (value, event.trial)
             if event.checkpoint is not None:
                 self._scribe.best(event.trial, event.checkpoint)
-        self._scribe.end(row, event, told.system_attrs)
+        self._scribe.end(row, event, notes)
         self._scribe.progress(self.ended, self._best and self._best[0])
         self._stop_if_hopeless(event)
 

@@ -13,13 +13,14 @@ from sweep.data_check import missing_data
 from sweep.errors import ConfigError, Problem, got
 from sweep.messages import Value
 from sweep.overrides import Overrides, read_overrides
+from sweep.profile import profiled, without_meaning
 from sweep.ranges import check_ranges
 from sweep.sections import check_metric, check_section, leaves, unknown_key
 from sweep.space import Dimension, write_params
 from sweep.strategies import unsuited
 
 TRIAL_SECTIONS = ("model", "data", "optimizer", "trainer")  # what a worker is told
-_OWN_SECTIONS = ("study", "sampler", "pruner", "executor")  # what the conductor reads
+_OWN_SECTIONS = ("study", "sampler", "pruner", "executor", "confirm")  # what the conductor reads
 _EXAMPLE = "type for example 'model.dropout=interval(0,0.5)'"
 
 
@@ -31,7 +32,9 @@ class Plan:
     sampler: schema.SamplerSettings
     pruner: schema.PrunerSettings
     executor: schema.ExecutorSettings
+    confirm: schema.ConfirmSettings
     search: tuple[Dimension, ...]
+    profiled: Dimension | None  # the one of these that every trial scores whole
     trial: Mapping[str, Any]  # model, data, optimizer, trainer: what each trial starts from
     resolved: Mapping[str, Any]  # all of it, as it was composed
 
@@ -39,9 +42,14 @@ class Plan:
     def folder(self) -> Path:
         return Path(self.study.folder).expanduser() / self.study.name
 
+    @property
+    def asked(self) -> list[Dimension]:
+        """What the sampler searches."""
+        return [d for d in self.search if d is not self.profiled]
+
     def trial_config(self, params: Mapping[str, Value]) -> dict[str, Any]:
         """What a trial with these parameters is built from."""
-        settings = {d.key: d.setting(params[d.key]) for d in self.search}
+        settings = {d.key: d.setting(params[d.key]) for d in self.search if d.key in params}
         return write_params(self.trial, settings)
 
 
@@ -64,13 +72,21 @@ def make_plan(words: Sequence[str], config_dir: str | None = None) -> Plan:
     broken = {name for name in TRIAL_SECTIONS if not isinstance(config.get(name), Mapping)}
     dimensions, found = check_ranges(config, search, TRIAL_SECTIONS, composed.doubtful | broken)
     problems += [*found, *check_metric(config), *missing_data(config.get("data"))]
-    if not problems:
-        problems += unsuited(sections["sampler"], dimensions)
     if problems:
         raise ConfigError(problems)
     resolved = {**config, "search": {d.key: d.text for d in dimensions}}
     trial = {name: config[name] for name in TRIAL_SECTIONS}
-    return Plan(search=tuple(dimensions), trial=trial, resolved=resolved, **sections)
+    free = profiled(dimensions, trial, sections["study"].metric)
+    plan = Plan(search=tuple(dimensions), profiled=free, trial=trial, resolved=resolved, **sections)
+    if problems := _unfit(plan):
+        raise ConfigError(problems)
+    return plan
+
+
+def _unfit(plan: Plan) -> list[Problem]:
+    """What is wrong with the search as a whole."""
+    sampler = unsuited(plan.sampler, plan.asked, plan.profiled)
+    return [*sampler, *without_meaning(plan.search, plan.trial)]
 
 
 def _search(block: Any, overrides: Overrides, problems: list[Problem]) -> dict[str, Any]:

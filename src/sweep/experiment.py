@@ -27,7 +27,7 @@ _SHARED_OF_STUDY = ("metric", "direction", "seed")
 
 def planned(plan: Plan) -> int:
     """How many trials the study has: `study.trials`, or every point of a smaller grid."""
-    points = design(plan.sampler, plan.search, plan.study.trials, 0)
+    points = design(plan.sampler, plan.asked, plan.study.trials, 0)
     return plan.study.trials if points is None else len(points)
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
+MOMENTUM = "model.bn_momentum"  # the parameter that a trial can score whole
 Value: TypeAlias = float | int | str | bool | None
 Status: TypeAlias = Literal["complete", "pruned", "failed", "interrupted"]
 
@@ -24,7 +25,9 @@ class TrialSpec:
     checkpoint home only if it beats that.
 
     A trial with `momenta` (None: the cumulative average) has its bn_momentum profiled: after the
-    epochs `scored` all of them are scored on its weights. `resume` is what `Saved` said of it last.
+    epochs `scored` all of them are scored on its weights, and the best is its own, unless
+    `momentum_is_fixed`. It goes on after epoch `resumed` with the state that it had then, `resume`.
+    With `test` it ends with a look at the test set.
     """
 
     number: int
@@ -34,7 +37,15 @@ class TrialSpec:
     best: float | None = None
     momenta: tuple[float | None, ...] = ()
     scored: tuple[int, ...] = ()
+    momentum_is_fixed: bool = False
+    test: bool = False
+    resumed: int = 0
     resume: bytes | None = field(default=None, repr=False)
+
+    @property
+    def columns(self) -> tuple[float | None, ...]:
+        """All momenta that are scored: the cumulative average, too, for comparison."""
+        return self.momenta if None in self.momenta or not self.momenta else (*self.momenta, None)
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,7 @@ class Ready:
 class Report:
     """Metrics of one validated epoch (the first is 1); `bank` is the study's metric by momentum.
 
-    With a bank, the metrics are those of the best momentum.
+    With a bank, one value for each of the spec's `columns`, the metrics are those of the best.
     """
 
     trial: int
@@ -68,9 +79,10 @@ class Saved:
 
 @dataclass(frozen=True)
 class Ended:
-    """A trial left its lane; `metrics` are of its last epoch, `checkpoint` is a file's bytes.
+    """A trial left its lane; `metrics` and `bank` are of its last epoch, `checkpoint` is a file.
 
-    `precise` is the study's metric with precise statistics: "dropout_off" and "dropout_on".
+    `found` are parameters that training itself has chosen. `precise` is the study's metric with
+    precise statistics: "dropout_off" and "dropout_on".
     """
 
     trial: int
@@ -79,6 +91,8 @@ class Ended:
     seconds: float = 0.0
     reason: str | None = None
     checkpoint: bytes | None = field(default=None, repr=False)
+    bank: tuple[float, ...] = ()
+    found: Mapping[str, Value] = field(default_factory=dict)
     precise: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -112,3 +126,25 @@ class Quit:
 Event: TypeAlias = Ready | Report | Saved | Ended
 Order: TypeAlias = Start | Stop | Wait | Quit
 Exchange: TypeAlias = Callable[[str, Sequence[Event]], Sequence[Order]]
+
+
+class Conducting(Protocol):
+    """What executors know of whoever gives the orders: a search, a confirmation, or both."""
+
+    @property
+    def total(self) -> int: ...
+
+    @property
+    def ended(self) -> int: ...
+
+    @property
+    def draining(self) -> bool: ...
+
+    @property
+    def halted(self) -> bool: ...
+
+    def exchange(self, worker: str, events: Sequence[Event]) -> list[Order]: ...
+
+    def lost(self, worker: str, reason: str) -> None: ...
+
+    def flush(self) -> None: ...

@@ -18,9 +18,12 @@ import yaml
 from filelock import FileLock, Timeout
 
 from sweep.config import Plan
+from sweep.confirm.rows import read_rows
 from sweep.errors import ConfigError, Problem, StudyError, SweepError
 from sweep.experiment import describe, differences, other_versions, read_config
+from sweep.files import write_aside
 from sweep.results import ResultSet, TrialRow, to_table
+from sweep.saves import Saves
 from sweep.store import Store, read_trials, to_row
 
 PARTS = ("checkpoints", "logs", "report", "tensorboard")
@@ -38,6 +41,7 @@ class Record:
 
     def __init__(self, plan: Plan, command: str = "") -> None:
         self.folder, self._name = plan.folder, plan.study.name
+        self.saves = Saves(self.folder / "checkpoints" / "running")
         self._now = describe(plan, command)
         with _writable(self.folder):
             for part in PARTS:
@@ -161,14 +165,5 @@ def _results(folder: Path, config: dict[str, Any], rows: list[TrialRow]) -> Resu
         search=config["search"],
         config=config,
         trials=rows,
+        confirm=read_rows(folder),
     )
-
-
-def write_aside(path: Path, content: str | bytes) -> None:
-    """All of it or nothing: written beside `path`, flushed to the disk, then renamed."""
-    data = content.encode() if isinstance(content, str) else content
-    with (aside := path.with_name(f".{path.name}.new")).open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)

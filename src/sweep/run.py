@@ -13,6 +13,7 @@ from rich.console import Console
 
 from sweep.conductor import Conductor
 from sweep.config import Plan
+from sweep.confirm.training import Confirmation, Study
 from sweep.errors import StudyError
 from sweep.executors import EXECUTORS
 from sweep.experiment import planned
@@ -32,7 +33,7 @@ def run_study(plan: Plan, console: Console, command: str = "") -> int:
     """
     start = time.monotonic()
     with closing(Record(plan, command)) as record:
-        code = _search(plan, record, console)
+        code = _train(plan, record, console)
         if code:
             console.print(f"stopped; the same command goes on with study {plan.study.name}")
         else:
@@ -41,18 +42,26 @@ def run_study(plan: Plan, console: Console, command: str = "") -> int:
     return code
 
 
-def _search(plan: Plan, record: Record, console: Console) -> int:
+def _train(plan: Plan, record: Record, console: Console) -> int:
+    """The search, then the confirmation: what is left of them."""
     terminal = Terminal(console, record.results(), planned(plan))
-    conductor = Conductor(plan, record, terminal.watch)
-    with terminal, _signals(conductor, terminal) as codes, closing(conductor):
-        if conductor.ended >= conductor.total:
+
+    def confirm() -> Confirmation:
+        confirmation = Confirmation(plan, record, terminal.watch_confirmation)
+        terminal.confirm(confirmation.contenders, confirmation.roster.total)
+        return confirmation
+
+    search = Conductor(plan, record, terminal.watch)
+    study = Study(search, confirm, plan.confirm.seeds * (plan.confirm.top + 1))
+    with terminal, _signals(study, terminal) as codes, closing(study):
+        if study.ended >= study.total:
             terminal.say(f"study {plan.study.name} is finished: nothing to train")
         else:
             for change in record.describe():
                 terminal.say(f"trials recorded so far ran with another version: {change}")
-            EXECUTORS[plan.executor.name](conductor, plan)
-    if conductor.failure:
-        raise StudyError(conductor.failure)
+            EXECUTORS[plan.executor.name](study, plan)
+    if study.failure:
+        raise StudyError(study.failure)
     return codes[-1] if codes else 0
 
 
@@ -72,20 +81,20 @@ def _report(results: ResultSet) -> Path:
 
 
 @contextmanager
-def _signals(conductor: Conductor, terminal: Terminal) -> Iterator[list[int]]:
+def _signals(study: Study, terminal: Terminal) -> Iterator[list[int]]:
     """Ctrl-C once: after the running epochs; twice, or TERM: now. Yields the exit codes earned."""
     codes: list[int] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if codes:
-            conductor.halt()
+            study.halt()
         else:
             terminal.note("Ctrl-C: stopping after the running epochs; once more to stop now")
-            conductor.drain()
+            study.drain()
         codes.append(INTERRUPTED)
 
     def terminate(number: int, frame: FrameType | None) -> None:
-        conductor.halt()
+        study.halt()
         codes.append(TERMINATED)
 
     before = signal.signal(signal.SIGINT, interrupt), signal.signal(signal.SIGTERM, terminate)

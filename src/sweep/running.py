@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 
 from optuna.trial import Trial
 
-from sweep.messages import Ended, Report, TrialSpec
-from sweep.results import RowStatus, TrialRow
+from sweep.messages import Ended, Report, Saved, TrialSpec
+from sweep.results import MomentumCurve, RowStatus, TrialRow
+from sweep.saves import Save
 
 
 @dataclass
@@ -24,21 +25,43 @@ class Running:
     told: int = 0  # the last epoch that Optuna has heard of, whichever attempt it was
     started: dt.datetime | None = None
     history: dict[int, Mapping[str, float]] = field(default_factory=dict)  # by epoch
+    banks: dict[int, tuple[float, ...]] = field(default_factory=dict)  # by scored epoch
 
-    def start(self, worker: str, best: float | None) -> None:
-        """Begins an attempt, from the first epoch."""
+    def start(self, worker: str, best: float | None, saved: Save | None, metric: str) -> None:
+        """Begins an attempt: from the first epoch, or after the one when it was saved."""
         self.worker, self.started = worker, dt.datetime.now()
-        self.spec = replace(self.spec, best=best)
-        self.history = {}
+        self.history, self.banks = {}, {}
+        if saved is None:
+            self.spec = replace(self.spec, best=best, resumed=0, resume=None)
+            return
+        self.spec = replace(self.spec, best=best, resumed=saved.epoch, resume=saved.state)
+        for epoch, metrics in saved.history.items():
+            bank = saved.banks.get(epoch, ())
+            self.should_stop(Report(self.spec.number, epoch, metrics, bank), metric)
 
     def should_stop(self, event: Report, metric: str) -> bool:
-        """Tells Optuna of an epoch; whether its pruner would stop the trial here."""
+        """Takes in an epoch and tells Optuna; whether its pruner would stop the trial here.
+
+        Of a trial whose momentum is profiled Optuna hears when the bank is scored, and not before:
+        values of one momentum and of the best would not compare.
+        """
+        self.history[event.epoch] = event.metrics
+        if event.bank:
+            self.banks[event.epoch] = event.bank
         value = event.metrics.get(metric)
         if value is None or not math.isfinite(value) or event.epoch <= self.told:
+            return False
+        if self.spec.momenta and not event.bank:
             return False
         self.trial.report(value, event.epoch)
         self.told = event.epoch
         return not self.is_over(event) and self.trial.should_prune()
+
+    def save(self, event: Saved) -> Save:
+        """What has to be known to go on after an epoch."""
+        history = {epoch: m for epoch, m in self.history.items() if epoch <= event.epoch}
+        banks = {epoch: bank for epoch, bank in self.banks.items() if epoch <= event.epoch}
+        return Save(event.epoch, history, banks, event.state)
 
     def is_over(self, event: Report) -> bool:
         """Whether this was the last epoch."""
@@ -56,6 +79,8 @@ class Running:
         names = dict.fromkeys(name for metrics in history.values() for name in metrics)
         return replace(
             self.row(status),
+            params={**self.spec.params, **event.found},
+            momentum=self._curve(event),
             value=value if status != "failed" and math.isfinite(value) else None,
             metrics=dict(event.metrics),
             curve={
@@ -66,3 +91,11 @@ class Running:
             reason=event.reason,
             finished=dt.datetime.now(),
         )
+
+    def _curve(self, event: Ended) -> MomentumCurve | None:
+        """The metric by momentum as it was scored last."""
+        if not self.banks:
+            return None
+        last = self.banks[max(self.banks)]
+        off, on = (event.precise.get(name) for name in ("dropout_off", "dropout_on"))
+        return MomentumCurve(self.spec.columns, last, off, on)

@@ -1,51 +1,35 @@
 """What a configuration may say: the names, types and ranges of every section.
 
-Numbers are strict: "5" is no integer and 1 no boolean. Descriptions follow the word "expected" in
-messages, examples are what to type instead. Importing this loads no torch, so a test holds it
-against the constructors' own signatures.
+Importing this loads no torch, so a test holds it against the constructors' own signatures.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, StrictBool
+from pydantic import ConfigDict, Field, StrictBool
 from pydantic.dataclasses import dataclass
 
+from sweep.values import (
+    DropPath,
+    Flag,
+    Groups,
+    Momentum,
+    Natural,
+    Noise,
+    Order,
+    Part,
+    Positive,
+    Rate,
+    Residual,
+    Several,
+    Share,
+    Text,
+    Whole,
+    Widths,
+)
+
 _CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
-Whole: TypeAlias = Annotated[
-    int, Field(strict=True, ge=1, description="a whole number from 1 up", examples=[10])
-]
-Natural: TypeAlias = Annotated[
-    int, Field(strict=True, ge=0, description="a whole number from 0 up", examples=[0])
-]
-Several: TypeAlias = Annotated[
-    int, Field(strict=True, ge=2, description="a whole number from 2 up", examples=[3])
-]
-Share: TypeAlias = Annotated[
-    float, Field(strict=True, ge=0, le=1, description="a number from 0 to 1", examples=[0.2])
-]
-Rate: TypeAlias = Annotated[
-    float, Field(strict=True, ge=0, lt=1, description="a number from 0 to below 1", examples=[0.3])
-]
-Positive: TypeAlias = Annotated[
-    float, Field(strict=True, gt=0, description="a number above 0", examples=[0.01])
-]
-Widths: TypeAlias = Annotated[
-    list[Whole], Field(description="a list of whole numbers from 1 up", examples=[[64, 64]])
-]
-Part: TypeAlias = Annotated[
-    Whole | Annotated[float, Field(strict=True, gt=0, le=1)],
-    Field(description="a number of batches, or a share above 0.0 up to 1.0", examples=[0.5]),
-]
-Flag: TypeAlias = Annotated[StrictBool, Field(description="true or false", examples=[True])]
-Text: TypeAlias = Annotated[str, Field(min_length=1, description="a name", examples=["sweeps"])]
-
-
-def _each_once(order: list[str]) -> list[str]:
-    if sorted(order) != ["act", "drop", "norm"]:
-        raise ValueError("each of norm, act and drop once")
-    return order
 
 
 @dataclass(frozen=True, config=_CLOSED)
@@ -72,20 +56,22 @@ class StudySettings:
 
 @dataclass(frozen=True, config=_CLOSED)
 class _NetworkSettings:
-    dropout: Rate
-    bn_momentum: Annotated[
-        Annotated[float, Field(strict=True, gt=0, le=1)] | None,
-        Field(description="a number above 0 up to 1, or null", examples=[0.1]),
-    ]
-    label_smoothing: Rate
-    norm: Literal["batch", "none"]
-    activation: Literal["relu", "gelu", "silu", "tanh", "sigmoid"]
-    order: Annotated[
-        list[str],
-        AfterValidator(_each_once),
-        Field(description="norm, act and drop in any order", examples=[["norm", "act", "drop"]]),
-    ]
     hidden: Widths
+    dropout: Rate
+    dropout_at: Literal["every_block", "last_block", "head", "input"]
+    bn_momentum: Momentum
+    label_smoothing: Rate
+    norm: Literal["batch", "ghost", "layer", "group", "rms", "none"]
+    ghost_batch: Annotated[Several, Field(examples=[32])]
+    groups: Groups
+    activation: Literal["relu", "gelu", "silu", "selu", "tanh", "sigmoid"]
+    noise: Noise
+    order: Order
+    max_norm: Annotated[
+        Positive | None, Field(description="a number above 0 or null", examples=[3.0])
+    ]
+    residual: Residual
+    drop_path: DropPath
 
 
 @dataclass(frozen=True, config=_CLOSED)
@@ -94,10 +80,14 @@ class Mlp(_NetworkSettings):
 
 
 @dataclass(frozen=True, config=_CLOSED)
-class Cnn(_NetworkSettings):
-    network: Literal["cnn"]
+class _Images:
     channels: Annotated[Widths, Field(min_length=1)]
     kernel: Annotated[Whole, Field(examples=[3])]
+
+
+@dataclass(frozen=True, config=_CLOSED)
+class Cnn(_NetworkSettings, _Images):  # fields of _Images come first, to hold `groups` against
+    network: Literal["cnn"]
 
 
 @dataclass(frozen=True, config=_CLOSED)
@@ -190,10 +180,22 @@ class PrunerSettings:
 
 
 @dataclass(frozen=True, config=_CLOSED)
+class ConfirmSettings:
+    top: Natural = 3
+    seeds: Natural = 5
+    margin: Annotated[
+        float, Field(strict=True, ge=0, description="a number from 0 up", examples=[0.0005])
+    ] = 0.0005
+
+
+@dataclass(frozen=True, config=_CLOSED)
 class ExecutorSettings:
     name: Literal["inline", "local"]
     devices: Annotated[
         Literal["auto"] | Whole, Field(description="auto or a whole number from 1 up", examples=[2])
+    ] = "auto"
+    lanes: Annotated[
+        Literal["auto"] | Whole, Field(description="auto or a whole number from 1 up", examples=[4])
     ] = "auto"
 
 
@@ -207,6 +209,7 @@ FORMS: dict[str, tuple[str, dict[str, type]]] = {
     "sampler": ("", {"": SamplerSettings}),
     "pruner": ("", {"": PrunerSettings}),
     "executor": ("", {"": ExecutorSettings}),
+    "confirm": ("", {"": ConfirmSettings}),
 }
 # Sections that name a class; other people's classes check their own arguments.
 TARGETS = {

@@ -18,6 +18,7 @@ from sweep.errors import StudyError
 from sweep.messages import Ended, Report
 from sweep.record import Record
 from sweep.results import TrialRow
+from sweep.saves import Save
 from sweep.store import STATES
 from sweep.tensorboard import Board
 
@@ -39,21 +40,34 @@ class Scribe:
         self._rows = {row.number: row for row in record.results().trials}
         self._writes: list[Callable[[], None]] = []
         self._crown: int | None = None  # the trial whose checkpoint becomes best.ckpt
+        self._over: list[int] = []  # trials that have ended: what was saved of them can go
         self._broken = False
 
-    def start(self, row: TrialRow, notes: Mapping[str, Any]) -> None:
-        """A trial starts, or starts again; `notes` are what sampler and pruner keep in it."""
+    def start(
+        self, row: TrialRow, notes: Mapping[str, Any], history: Mapping[int, Mapping[str, float]]
+    ) -> None:
+        """A trial starts, or starts again, perhaps after some epochs.
+
+        `notes` are what sampler and pruner keep in it.
+        """
         self._rows[row.number] = row
         self._writes.append(partial(self._board.start, row.number))
+        for epoch, metrics in history.items():
+            self._writes.append(partial(self._board.report, row.number, epoch, metrics))
         self._writes.append(partial(self._record.store.begin, row, self._distributions, notes))
 
     def report(self, event: Report) -> None:
         self._writes.append(partial(self._board.report, event.trial, event.epoch, event.metrics))
 
+    def save(self, number: int, save: Save) -> None:
+        """A trial as it is after an epoch, so that it can go on from there."""
+        self._writes.append(partial(self._record.saves.write, number, save))
+
     def end(self, row: TrialRow, event: Ended, notes: Mapping[str, Any]) -> None:
         """A trial has ended, and its row is final."""
         self._rows[row.number] = row
         self._writes.append(partial(self._write_end, row, event, notes))
+        self._over.append(row.number)
 
     def best(self, number: int, checkpoint: bytes) -> None:
         """This trial, which ends now, is the best so far."""
@@ -98,9 +112,11 @@ class Scribe:
         if self._crown is not None:
             self._record.crown_checkpoint(self._crown)
             self._crown = None
+        while self._over:
+            self._record.saves.remove(self._over.pop())
 
     def _write_end(self, row: TrialRow, event: Ended, notes: Mapping[str, Any]) -> None:
         assert event.status != "interrupted" and row.started and row.finished
         started_s, finished_s = row.started.timestamp(), row.finished.timestamp()
         self._board.end(row.number, row.params, event.status, event.metrics, started_s, finished_s)
-        self._record.store.finish(row, STATES[event.status], notes)
+        self._record.store.finish(row, STATES[event.status], self._distributions, notes)

@@ -6,6 +6,7 @@ import datetime as dt
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweep.database import connect_to_read, connect_to_write, explained, open_storage
 from sweep.errors import StudyError
-from sweep.messages import Status
-from sweep.results import RowStatus, TrialRow
+from sweep.messages import Status, Value
+from sweep.results import MomentumCurve, RowStatus, TrialRow
 
 STATES: dict[Status, TrialState] = {
     "complete": TrialState.COMPLETE,
@@ -92,14 +93,7 @@ class Store:
         if row.number not in self._ids:
             self._ids[row.number] = self._insert(row.number)
         trial_id = self._ids[row.number]
-        self._db.executemany(
-            "INSERT OR IGNORE INTO trial_params "
-            "(trial_id, param_name, param_value, distribution_json) VALUES (?, ?, ?, ?)",
-            [
-                (trial_id, key, d.to_internal_repr(row.params[key]), distribution_to_json(d))
-                for key, d in distributions.items()
-            ],
-        )
+        self._set(trial_id, row.params, distributions)
         self._note("trial_user_attributes", trial_id, {"seed": row.seed})
         self._note("trial_system_attributes", trial_id, notes)
         self._db.execute(
@@ -120,10 +114,37 @@ class Store:
         assert trial_id is not None
         return trial_id
 
-    def finish(self, row: TrialRow, state: TrialState, notes: Mapping[str, Any]) -> None:
+    def _set(
+        self,
+        trial_id: int,
+        params: Mapping[str, Value],
+        distributions: Mapping[str, BaseDistribution],
+    ) -> None:
+        """Parameters that the trial has not got yet."""
+        known = [(key, distributions[key], value) for key, value in params.items()]
+        self._db.executemany(
+            "INSERT OR IGNORE INTO trial_params "
+            "(trial_id, param_name, param_value, distribution_json) VALUES (?, ?, ?, ?)",
+            [(trial_id, k, d.to_internal_repr(v), distribution_to_json(d)) for k, d, v in known],
+        )
+
+    def finish(
+        self,
+        row: TrialRow,
+        state: TrialState,
+        distributions: Mapping[str, BaseDistribution],
+        notes: Mapping[str, Any],
+    ) -> None:
         """All that is known of an ended trial."""
         trial_id = self._ids[row.number]
-        known = {"metrics": row.metrics, "history": row.history, "seconds": row.seconds}
+        self._set(trial_id, row.params, distributions)
+        known: dict[str, Any] = {
+            "metrics": row.metrics,
+            "history": row.history,
+            "seconds": row.seconds,
+        }
+        if row.momentum is not None:
+            known["momentum"] = asdict(row.momentum)
         known |= {"worker": row.worker, "reason": row.reason}
         known = {key: value for key, value in known.items() if value is not None}
         self._note("trial_user_attributes", trial_id, known)
@@ -188,6 +209,7 @@ def _date(date: dt.datetime | None) -> str | None:
 def to_row(trial: FrozenTrial) -> TrialRow:
     """One recorded trial as a plain row."""
     attributes = trial.user_attrs
+    momentum = attributes.get("momentum")
     return TrialRow(
         number=trial.number,
         status=ROW_STATUS[trial.state],
@@ -196,6 +218,7 @@ def to_row(trial: FrozenTrial) -> TrialRow:
         metrics=attributes.get("metrics", {}),
         curve=dict(sorted(trial.intermediate_values.items())),
         history=attributes.get("history", {}),
+        momentum=None if momentum is None else MomentumCurve(**momentum),
         seed=attributes.get("seed", 0),
         seconds=attributes.get("seconds", 0.0),
         reason=attributes.get("reason"),

@@ -39,12 +39,19 @@ def make_sampler(settings: SamplerSettings, seed: int) -> BaseSampler:
             return optuna.samplers.RandomSampler(seed=seed)
 
 
-def unsuited(settings: SamplerSettings, search: Sequence[Dimension]) -> list[Problem]:
-    """Why this sampler cannot search this space. CMA-ES would draw at random what is no number."""
+def unsuited(
+    settings: SamplerSettings, search: Sequence[Dimension], profiled: Dimension | None = None
+) -> list[Problem]:
+    """Why this sampler cannot search this space. CMA-ES would draw at random what is no number.
+
+    `search` is what is left to the sampler when every trial scores all of `profiled`.
+    """
     categories = [d.key for d in search if d.kind == "categorical"]
     if settings.name != "cmaes" or (not categories and len(search) > 1):
         return []
-    found = f"choices for {', '.join(categories)}" if categories else "one range"
+    found = f"choices for {', '.join(categories)}" if categories else f"{len(search) or 'none'}"
+    if profiled is not None:
+        found += f" besides {profiled.key}, which every trial scores whole"
     what = f"expected two or more ranges of numbers for cmaes, got {found}"
     return [Problem("sampler", what, "type sampler=tpe or sampler=gp")]
 
@@ -58,6 +65,8 @@ def design(
     whole; `qmc` takes scrambled Halton points, which stay even however many are used. A larger
     total begins with the points of a smaller one.
     """
+    if not search:  # training itself finds the rest
+        return None
     match settings.name:
         case "grid":
             rows = _grid([d.grid(settings.points) for d in search], total, seed)

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
+from sweep.confirm.contenders import Contender
 from sweep.messages import Ended, Event, Order, Report, Start, TrialSpec, Value
 from sweep.results import ResultSet
 
@@ -46,6 +47,7 @@ class Terminal:
         self._params = {t.number: t.params for t in before.trials}
         self._values = {t.number: t.value for t in before.complete if t.value is not None}
         self._counts: Counter[str] = Counter(t.status for t in before.trials if t.ended)
+        self._confirmed = 0  # trainings of the confirmation that have ended
         self._started = False
         self._note = ""
         self._progress = Progress(
@@ -94,6 +96,23 @@ class Terminal:
         if line:
             self.say(line)
 
+    def confirm(self, contenders: Sequence[Contender], trainings: int) -> None:
+        """From here on the confirmation is shown."""
+        if trainings:
+            self.say(f"confirming on fresh seeds, {trainings} trainings:")
+            for contender in contenders:
+                self.say(f"  {contender.arm:<8} {spell(contender.params)}")
+            self._progress.update(self._bar, total=self._total + trainings)
+
+    def watch_confirmation(self, worker: str, message: Event | Order) -> None:
+        with self._lock:
+            if isinstance(message, Ended) and message.status != "interrupted":
+                self._confirmed += 1
+                ended = self._counts.total() + self._confirmed
+                self._progress.update(self._bar, completed=ended, ended=ended)
+        if isinstance(message, Ended) and message.status == "failed":
+            self.say(f"a training of the confirmation failed: {message.reason}")
+
     def say(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
@@ -110,6 +129,7 @@ class Terminal:
         if event.status == "interrupted":
             return event.reason and f"trial {event.trial}: {event.reason}"
         self._counts[event.status] += 1
+        self._params[event.trial] = {**self._params[event.trial], **event.found}
         if event.status == "complete":
             self._values[event.trial] = event.metrics[self._metric]
         if not self._console.is_terminal:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, parent_process
 from multiprocessing.connection import Connection
+from typing import Literal
 
 from sweep.messages import Event, Order
 
@@ -26,6 +27,7 @@ class Job:
     direction: str
     threads: int
     gpu: int | None
+    lanes: int | Literal["auto"]
 
 
 def serve(job: Job, pipe: Connection) -> None:
@@ -46,7 +48,7 @@ def serve(job: Job, pipe: Connection) -> None:
         pipe.send(list(events))
         return pipe.recv()  # type: ignore[no-any-return]
 
-    work(job.name, exchange, job.metric, job.direction)
+    work(job.name, exchange, job.metric, job.direction, job.lanes)
 
 
 def _die_with_parent() -> None:

@@ -10,15 +10,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from sweep.conductor import Conductor
 from sweep.config import Plan
 from sweep.executors.child import LOG_FORMAT
-from sweep.messages import Event, Order
+from sweep.messages import Conducting, Event, Order
 
 _NAME = "inline-0"
 
 
-def run_inline(conductor: Conductor, plan: Plan) -> None:
+def run_inline(conductor: Conducting, plan: Plan) -> None:
     """Trains until the conductor has nothing more to give."""
     from sweep.worker import work  # torch is loaded only where training happens
 
@@ -28,7 +27,7 @@ def run_inline(conductor: Conductor, plan: Plan) -> None:
         return orders
 
     with _log_to(plan.folder / "logs" / f"{_NAME}.log"):
-        work(_NAME, exchange, plan.study.metric, plan.study.direction)
+        work(_NAME, exchange, plan.study.metric, plan.study.direction, plan.executor.lanes)
 
 
 @contextmanager

@@ -12,11 +12,10 @@ import signal
 from multiprocessing import connection, get_context
 from pathlib import Path
 
-from sweep.conductor import Conductor
 from sweep.config import Plan
 from sweep.errors import StudyError
 from sweep.executors.child import Job, serve
-from sweep.messages import Quit
+from sweep.messages import Conducting, Quit
 from sweep.schema import ExecutorSettings
 
 log = logging.getLogger(__name__)
@@ -26,7 +25,7 @@ _TICK_S = 0.3  # how often the loop looks up from the pipes, for signals
 _GRACE_S = 5.0  # between TERM and KILL
 
 
-def run_local(conductor: Conductor, plan: Plan) -> None:
+def run_local(conductor: Conducting, plan: Plan) -> None:
     """Carries messages until every worker has quit, or the conductor says halt.
 
     Errors: StudyError when no worker could say a word; a log says why.
@@ -65,12 +64,13 @@ def _jobs(plan: Plan, count: int, gpus: int) -> list[Job]:
             direction=plan.study.direction,
             threads=max(1, len(os.sched_getaffinity(0)) // count),
             gpu=i % gpus if gpus else None,
+            lanes=plan.executor.lanes,
         )
         for i in range(count)
     ]
 
 
-def _attend(crew: list[Worker], conductor: Conductor) -> None:
+def _attend(crew: list[Worker], conductor: Conducting) -> None:
     """One round: answers all who have something to say, replaces the dead, then writes."""
     pipes = {worker.pipe: worker for worker in crew}
     for pipe in connection.wait(list(pipes), timeout=_TICK_S):
@@ -81,7 +81,7 @@ def _attend(crew: list[Worker], conductor: Conductor) -> None:
     conductor.flush()
 
 
-def _successors(worker: Worker, conductor: Conductor, alone: bool) -> list[Worker]:
+def _successors(worker: Worker, conductor: Conducting, alone: bool) -> list[Worker]:
     """Who takes the place of a worker whose pipe has closed: nobody, if it could not even start.
 
     A broken device must not stop the others, nor be tried for ever.
@@ -114,7 +114,7 @@ class Worker:
         self._process.start()
         theirs.close()  # so that the pipe closes with the process
 
-    def converse(self, conductor: Conductor) -> bool:
+    def converse(self, conductor: Conducting) -> bool:
         """One message up, one answer down. False once the pipe has closed."""
         try:
             events = self.pipe.recv()

@@ -1,0 +1,88 @@
+"""What is confirmed: the best few of the search and the default setting, on the same fresh seeds.
+
+The seeds are shared, so contenders begin with the same weights and see the same data orders:
+differences between them are paired, which shows smaller ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from dropnorm.seeds import derive
+from sweep.config import Plan
+from sweep.errors import as_typed
+from sweep.messages import TrialSpec, Value
+from sweep.profile import momenta
+from sweep.results import ConfirmRow, TrialRow
+from sweep.sections import leaves
+
+DEFAULT = "default"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One setting to confirm; `trial` is None for the default."""
+
+    arm: str
+    trial: int | None
+    params: Mapping[str, Value]
+
+
+def choose_contenders(plan: Plan, trials: Sequence[TrialRow]) -> list[Contender]:
+    """The best `confirm.top` complete trials, best first, and the default setting."""
+    sign = -1.0 if plan.study.direction == "maximize" else 1.0
+    complete = [t for t in trials if t.status == "complete" and t.value is not None]
+    ranked = sorted(complete, key=lambda t: (sign * (t.value or 0.0), t.number))
+    best = enumerate(ranked[: plan.confirm.top], 1)
+    found = [Contender(_ordinal(place), t.number, dict(t.params)) for place, t in best]
+    default = _default(plan)
+    return found if default is None or not found else [*found, Contender(DEFAULT, None, default)]
+
+
+def make_specs(
+    plan: Plan, contenders: Sequence[Contender]
+) -> dict[int, tuple[Contender, TrialSpec]]:
+    """What is trained for each contender and seed, by number; one seed of all before the next."""
+    momentum = momenta(plan.profiled) if plan.profiled else ()
+    specs: dict[int, tuple[Contender, TrialSpec]] = {}
+    for place in range(plan.confirm.seeds):
+        seed = derive(plan.study.seed, "confirm", place)
+        for contender in contenders:
+            config = plan.trial_config(contender.params)
+            last = int(config["trainer"]["max_epochs"])
+            spec = TrialSpec(len(specs), seed, contender.params, config, test=True)
+            if momentum:
+                spec = replace(spec, momenta=momentum, scored=(last,), momentum_is_fixed=True)
+            specs[spec.number] = (contender, spec)
+    return specs
+
+
+def still_valid(
+    rows: Sequence[ConfirmRow], specs: Mapping[int, tuple[Contender, TrialSpec]]
+) -> dict[int, ConfirmRow]:
+    """The rows that belong to these specs, by number, each under its contender's present name."""
+    there = {(_key(row.params), row.seed): row for row in rows}
+    found: dict[int, ConfirmRow] = {}
+    for number, (contender, spec) in specs.items():
+        if row := there.get((_key(contender.params), spec.seed)):
+            found[number] = replace(row, arm=contender.arm, trial=contender.trial)
+    return found
+
+
+def _key(params: Mapping[str, Value]) -> str:
+    return as_typed(dict(sorted(params.items())))
+
+
+def _default(plan: Plan) -> dict[str, Value] | None:
+    """The configuration's own values of what is searched; None if it has none for some key."""
+    there = leaves(plan.trial)
+    if any(d.key not in there for d in plan.search):
+        return None
+    settings = {d.key: there[d.key] for d in plan.search}
+    # A list is written as the search would spell it.
+    return {k: as_typed(v) if isinstance(v, list) else v for k, v in settings.items()}
+
+
+def _ordinal(place: int) -> str:
+    return {1: "1st", 2: "2nd", 3: "3rd"}.get(place, f"{place}th")

@@ -1,0 +1,110 @@
+"""Training the confirmation: after the search, by the same workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from sweep.conductor import Conductor, Watch
+from sweep.config import Plan
+from sweep.confirm.contenders import choose_contenders, make_specs, still_valid
+from sweep.confirm.rows import append_row, read_rows, replace_rows
+from sweep.messages import Ended, Event, Order, Quit, Ready, TrialSpec
+from sweep.record import Record
+from sweep.results import ConfirmRow, MomentumCurve
+from sweep.roster import Roster
+
+
+class Confirmation:
+    """What is left to confirm of a study that has been searched. Every row is written at once."""
+
+    def __init__(self, plan: Plan, record: Record, watch: Watch) -> None:
+        self._record = record
+        self.contenders = choose_contenders(plan, record.results().trials)
+        self._specs = make_specs(plan, self.contenders)
+        there = still_valid(read_rows(record.folder), self._specs)
+        replace_rows(record.folder, list(there.values()))
+        left = [spec for number, (_, spec) in self._specs.items() if number not in there]
+        self.failures: list[str] = []
+        self.roster = Roster(left, watch, self._ended, plan.study.retries)
+
+    def _ended(self, spec: TrialSpec, event: Ended) -> None:
+        contender, _ = self._specs[spec.number]
+        if event.status != "complete":
+            self.failures.append(f"{contender.arm}, seed {spec.seed}: {event.reason}")
+            return
+        off, on = (event.precise.get(name) for name in ("dropout_off", "dropout_on"))
+        curve = MomentumCurve(spec.columns, event.bank, off, on) if event.bank else None
+        row = ConfirmRow(
+            contender.arm, contender.trial, spec.params, spec.seed, event.metrics, curve
+        )
+        append_row(self._record.folder, row)
+
+
+class Study:
+    """The search and then its confirmation, as one conductor to executors.
+
+    Workers that the search lets go train on for the confirmation, so they start once.
+    """
+
+    def __init__(
+        self, search: Conductor, confirmation: Callable[[], Confirmation], planned: int
+    ) -> None:
+        self._search, self._make, self._planned = search, confirmation, planned
+        self.confirmation: Confirmation | None = None
+        if search.ended >= search.total:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._search.flush()  # the arms are chosen from the record
+        self.confirmation = self._make()
+
+    @property
+    def _now(self) -> Conductor | Roster:
+        return self._search if self.confirmation is None else self.confirmation.roster
+
+    @property
+    def total(self) -> int:
+        """How many trainings there are in all; before the confirmation begins, at most."""
+        rest = self._planned if self.confirmation is None else self.confirmation.roster.total
+        return self._search.total + rest
+
+    @property
+    def ended(self) -> int:
+        done = 0 if self.confirmation is None else self.confirmation.roster.ended
+        return self._search.ended + done
+
+    @property
+    def draining(self) -> bool:
+        return self._now.draining
+
+    @property
+    def halted(self) -> bool:
+        return self._search.halted or self._now.halted
+
+    @property
+    def failure(self) -> str | None:
+        return self._search.failure
+
+    def exchange(self, worker: str, events: Sequence[Event]) -> list[Order]:
+        """As a conductor's. The first worker that the search lets go begins the confirmation."""
+        orders = self._now.exchange(worker, events)
+        over = any(isinstance(order, Quit) for order in orders)
+        if not over or self.confirmation is not None or self._search.draining or not self._planned:
+            return orders
+        self._begin()
+        return self._now.exchange(worker, [e for e in events if isinstance(e, Ready)])
+
+    def lost(self, worker: str, reason: str) -> None:
+        self._now.lost(worker, reason)
+
+    def flush(self) -> None:
+        self._search.flush()
+
+    def drain(self) -> None:
+        self._now.drain()
+
+    def halt(self) -> None:
+        self._now.halt()
+
+    def close(self) -> None:
+        self._search.close()

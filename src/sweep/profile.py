@@ -1,0 +1,68 @@
+"""Profiling bn_momentum: it shapes evaluation only, so one training scores every value of it.
+
+The sampler searches the other parameters. A trial's value is its best over the bank of momenta, its
+bn_momentum is the arg-best, and the whole curve is kept with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sweep.errors import Problem
+from sweep.messages import MOMENTUM
+from sweep.schema import PrunerSettings
+from sweep.space import Dimension
+
+POINTS = 13  # momenta of an interval: four a decade from 0.001 to 1
+_DIGITS = 3
+_MODEL = "dropnorm.Classifier"
+
+
+def profiled(
+    search: Sequence[Dimension], trial: Mapping[str, Any], metric: str
+) -> Dimension | None:
+    """The dimension that training itself searches; None if the sampler has to."""
+    if trial["model"].get("_target_") != _MODEL or not metric.startswith("val_"):
+        return None
+    return next((d for d in search if d.key == MOMENTUM), None)
+
+
+def without_meaning(search: Sequence[Dimension], trial: Mapping[str, Any]) -> list[Problem]:
+    """Why the momentum cannot be searched: a network without batch norm has none."""
+    norm = trial["model"].get("norm", "batch")
+    searched = {d.key for d in search}
+    if MOMENTUM not in searched or "model.norm" in searched or norm in ("batch", "ghost"):
+        return []
+    advice = f"type {MOMENTUM}=0.1 to search the rest, or model.norm=batch"
+    return [Problem(MOMENTUM, f"expected a network with batch norm, got model.norm={norm}", advice)]
+
+
+def momenta(dimension: Dimension) -> tuple[float | None, ...]:
+    """The values that a bank scores: every choice, or `POINTS` over an interval, both ends too."""
+    points = dimension.grid(POINTS)
+    if dimension.kind == "categorical":
+        return tuple(None if p is None else float(p) for p in points)
+    values = [float(p) for p in points if p is not None]
+    if dimension.step is None:  # between the ends any number will do: short ones
+        values[1:-1] = [float(f"{value:.{_DIGITS}g}") for value in values[1:-1]]
+    return tuple(values)
+
+
+def scored_epochs(pruner: PrunerSettings, budget: int, last: int) -> tuple[int, ...]:
+    """After which epochs the bank is scored: where the pruner may decide, and the last.
+
+    `budget` is the pruner's max_epochs, `last` the trial's own.
+    """
+    first = max(1, round(pruner.first_rung * budget))
+    match pruner.name:
+        case "none":
+            rungs = []
+        case "median":
+            rungs = list(range(first, last))
+        case "asha" | "hyperband":
+            rungs, rung = [], first
+            while rung < last:
+                rungs.append(rung)
+                rung *= pruner.reduction_factor
+    return (*rungs, last)

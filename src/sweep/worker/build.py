@@ -1,0 +1,59 @@
+"""From a trial's configuration to its data, its module and its Trainer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.utils import get_class, instantiate
+from pytorch_lightning.callbacks import Callback
+
+from sweep.messages import TrialSpec
+
+
+def build(spec: TrialSpec) -> tuple[pl.LightningDataModule, pl.LightningModule]:
+    """Data and module of a trial."""
+    data = build_data(spec)
+    return data, instantiate(spec.config["model"], **offered(spec, data), _convert_="all")
+
+
+def build_data(spec: TrialSpec) -> pl.LightningDataModule:
+    config = spec.config["data"]
+    data = instantiate(config, **_accepted(config, {"seed": spec.seed}), _convert_="all")
+    assert isinstance(data, pl.LightningDataModule)
+    return data
+
+
+def offered(spec: TrialSpec, data: pl.LightningDataModule) -> dict[str, Any]:
+    """What the module's constructor gets besides its configuration.
+
+    Seed, optimizer, input_shape and classes, if it has parameters of these names that the
+    configuration leaves open.
+    """
+    settings = {k: v for k, v in spec.config["optimizer"].items() if v is not None}
+    known = {"seed": spec.seed, "optimizer": settings}
+    known |= {
+        name: getattr(data, name) for name in ("input_shape", "classes") if hasattr(data, name)
+    }
+    return _accepted(spec.config["model"], known)
+
+
+def _accepted(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    accepted = inspect.signature(get_class(config["_target_"])).parameters
+    return {k: v for k, v in values.items() if k in accepted and k not in config}
+
+
+def make_trainer(settings: Mapping[str, Any], callbacks: list[Callback]) -> pl.Trainer:
+    """Lightning's Trainer without what costs time or leaves files: the conductor records."""
+    return pl.Trainer(
+        **settings,
+        devices=1,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
