@@ -12,18 +12,22 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import json_format
+from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.context import RequestContext
 from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams.backend_context import Context
 from tensorboard.plugins.hparams.get_experiment import Handler as ExperimentHandler
 from tensorboard.plugins.hparams.list_session_groups import Handler as SessionGroupsHandler
 
+from sweep.dashboards import show_figures
 from sweep.hparams import Outcome
 from sweep.messages import Value
+from sweep.results import ConfirmRow
 from sweep.space import Dimension, parse_dimension
 from sweep.tensorboard import Board
 
@@ -183,7 +187,7 @@ def test_hparams_has_a_typed_column_for_each_key_and_metric(folder: Path, board:
         if info.HasField("domain_discrete")
     }
     assert domains == {
-        "status": ["complete", "pruned", "failed"],
+        "status": ["complete", "pruned", "failed", "confirmed"],
         "width": [128, 256],
         "activation": ["relu", "null", "2"],
         "bias": [True, False],
@@ -347,3 +351,40 @@ def test_it_imports_neither_torch_nor_tensorflow(tmp_path: Path) -> None:
     )
     assert done.stdout == "set()\n"
     assert rows(tmp_path / "tensorboard")
+
+
+def test_trainings_of_the_confirmation_are_one_row_an_arm_averaged(
+    folder: Path, board: Board
+) -> None:
+    end(board, 0)
+    for seed, accuracy in ((1, 0.4), (2, 0.6), (3, 0.8)):
+        last = {**metrics(accuracy), "test_accuracy": 0.1}
+        board.confirmed(ConfirmRow("1st", 0, PARAMS, seed, last), 200.0)
+        board.confirmed(ConfirmRow("1st", 0, PARAMS, seed, last), 201.0)  # and again
+    shown = rows(folder)
+    assert set(shown) == {"trial_0000", "confirm 1st"}
+    row = shown["confirm 1st"]
+    assert params(row) == {**params(shown["trial_0000"]), "status": "confirmed"}
+    assert len(row.sessions) == 3
+    assert results(row)["final/val_accuracy"] == pytest.approx(0.6)
+
+
+def test_custom_scalars_shows_a_chart_of_each_metric(folder: Path, board: Board) -> None:
+    reader = EventAccumulator(str(folder / "study")).Reload()
+    (event,) = reader.Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    titles = [[chart.title for chart in category.chart] for category in layout.category]
+    curves = ["val_accuracy", "val_nll", "val_ece", "train_loss"]
+    assert titles == [["best val_accuracy so far"], curves]
+    assert columns(folder).hparam_infos  # in the same file
+
+
+def test_figures_are_images_of_the_study(folder: Path, board: Board, tmp_path: Path) -> None:
+    png = tmp_path / "surface.png"
+    Figure(figsize=(2, 1), dpi=50).savefig(png)
+    for _ in range(2):
+        show_figures(folder / "study", [png])
+    reader = EventAccumulator(str(folder / "study")).Reload()
+    (image,) = reader.Images("report/surface")
+    assert (image.width, image.height) == (100, 50)
+    assert image.encoded_image_string == png.read_bytes()

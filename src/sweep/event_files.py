@@ -40,10 +40,15 @@ def append_summary(file: Path, step: int, summary: Summary) -> None:
 
 
 def write_summary(file: Path, summary: Summary) -> None:
-    """Write an event file that holds one summary, complete or not at all; raise OSError."""
+    """Write an event file that holds one summary, complete or not at all; raise OSError.
+
+    It says nothing of starting again, which would drop what other files have at step 0.
+    """
+    now = time.time()
+    version = Event(wall_time=now, file_version="brain.Event:2")
     aside = file.with_name("unfinished")  # without "tfevents" in its name TensorBoard overlooks it
-    aside.unlink(missing_ok=True)
-    append_summary(aside, 0, summary)
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    aside.write_bytes(_records([version, Event(wall_time=now, step=0, summary=summary)]))
     os.replace(aside, file)
 
 

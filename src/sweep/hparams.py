@@ -20,8 +20,8 @@ from sweep.messages import Value
 from sweep.space import Dimension
 
 METRICS = ("val_accuracy", "val_nll", "val_ece", "train_loss")
-Outcome: TypeAlias = Literal["complete", "pruned", "failed"]
-OUTCOMES: tuple[Outcome, ...] = ("complete", "pruned", "failed")
+Outcome: TypeAlias = Literal["complete", "pruned", "failed", "confirmed"]
+OUTCOMES: tuple[Outcome, ...] = ("complete", "pruned", "failed", "confirmed")
 _TYPES = {
     bool: api_pb2.DATA_TYPE_BOOL,
     float: api_pb2.DATA_TYPE_FLOAT64,

@@ -14,6 +14,7 @@ from rich.console import Console
 from sweep.conductor import Conductor
 from sweep.config import Plan
 from sweep.confirm.training import Confirmation, Study
+from sweep.dashboards import show_figures
 from sweep.errors import StudyError
 from sweep.executors import EXECUTORS
 from sweep.experiment import planned
@@ -72,6 +73,8 @@ def _report(results: ResultSet) -> Path:
     try:
         if not page.exists() or page.stat().st_mtime < max(ends, default=0):
             build_report(results)
+            figures = sorted((page.parent / "figures").glob("*.png"))
+            show_figures(results.folder / "tensorboard" / "study", figures)
     except OSError as error:
         raise StudyError(
             f"{page.parent}: cannot be written: {error.strerror}; every trial is recorded: make "

@@ -14,6 +14,7 @@ from pathlib import Path
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from sweep import hparams
+from sweep.dashboards import charts
 from sweep.event_files import (
     append_summary,
     empty_event_files,
@@ -22,6 +23,7 @@ from sweep.event_files import (
     write_summary,
 )
 from sweep.messages import Value
+from sweep.results import ConfirmRow
 from sweep.space import Dimension
 
 log = logging.getLogger(__name__)
@@ -45,7 +47,9 @@ class Board:
         table = folder / "study" / "events.out.tfevents.0.hparams"
         with self._or_warn():
             if not table.exists():  # a resumed study has it
-                write_summary(table, hparams.columns(search, metric))
+                columns = hparams.columns(search, metric)
+                columns.MergeFrom(charts(metric))
+                write_summary(table, columns)
 
     def start(self, number: int) -> None:
         """The trial trains from its first epoch: erase what an earlier attempt wrote."""
@@ -72,6 +76,15 @@ class Board:
         row = hparams.row(self._search, run, params, status, started_s, finished_s, metrics)
         self._append(run, self._epochs.get(number, 0), row)
         self._forget(number)
+
+    def confirmed(self, row: ConfirmRow, ended_s: float) -> None:
+        """Write a training of the confirmation; the table shows those of one arm as one row."""
+        run, group = f"confirm_{row.arm}_{row.seed}", f"confirm {row.arm}"
+        with self._or_warn():
+            empty_event_files(self._folder / run)
+        metrics = {k: v for k, v in row.metrics.items() if not k.startswith("test_")}
+        entry = hparams.row(self._search, group, row.params, "confirmed", ended_s, ended_s, metrics)
+        self._append(run, 0, entry)
 
     def study(self, finished: int, best: float | None) -> None:
         """Draw the study's best value after `finished` trials; None while no trial has one."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from sweep.confirm.estimates import ALPHA, Estimate, difference_of, holm, mean_of, seeds_to_tell
 from sweep.confirm.findings import Arm, Comparison, Interval, Outcome, Split
-from sweep.confirm.wording import Words
-from sweep.results import ResultSet, TrialRow
+from sweep.confirm.wording import Words, against
+from sweep.results import ConfirmRow, ResultSet
 
 DEFAULT = "default"
 
@@ -24,59 +25,138 @@ def sign_of(results: ResultSet) -> float:
     return 1.0 if results.direction == "maximize" else -1.0
 
 
-def names_of(results: ResultSet) -> dict[Split, str]:
-    """The study's metric as the confirmation records it, by split."""
-    kind = results.metric.removeprefix("val_")
-    on_test: dict[Split, str] = {"test": f"test_{kind}"} if kind != results.metric else {}
-    return {"validation": results.metric, **on_test}
-
-
 def by_seed(results: ResultSet, arm: str, split: Split) -> dict[int, float]:
     """The finite values of an arm; a seed that was trained twice counts once."""
-    name = names_of(results).get(split, "")
+    name = results.metric
+    if split == "test":  # a metric that is no validation metric has no counterpart
+        name = name.replace("val_", "test_", 1) if name.startswith("val_") else ""
     found = {r.seed: r.metrics.get(name, math.nan) for r in results.confirm if r.arm == arm}
     return {seed: value for seed, value in found.items() if math.isfinite(value)}
 
 
 def arms_of(results: ResultSet) -> list[Arm]:
-    """Every arm that was trained at least once, in order of first appearance."""
-    searched = {trial.number: trial for trial in results.trials}
-    values = {row.arm: by_seed(results, row.arm, "validation") for row in results.confirm}
-    most = max(map(len, values.values()), default=0)
-    arms = []
-    for name, validation in values.items():
-        first = next(row for row in results.confirm if row.arm == name)
-        trial = searched.get(first.trial) if first.trial is not None else None
-        arms.append(_arm(results, first.params, name, trial, validation, most))
-    return arms
+    """Every arm that has a row, in order of first appearance."""
+    rows = {row.arm: row for row in reversed(results.confirm)}
+    names = list(dict.fromkeys(row.arm for row in results.confirm))
+    values = {name: by_seed(results, name, "validation") for name in names}
+    trained = set[int]().union(*values.values())
+    return [_arm(results, rows[name], values[name], len(trained)) for name in names]
 
 
-def _arm(
-    results: ResultSet,
-    params: Mapping[str, object],
-    name: str,
-    trial: TrialRow | None,
-    validation: Mapping[int, float],
-    most: int,
-) -> Arm:
-    mean = _interval(list(validation.values()))
-    value = trial.value if trial and trial.value is not None else math.nan
+def _arm(results: ResultSet, row: ConfirmRow, values: Mapping[int, float], trained: int) -> Arm:
+    validation = _interval(values)
+    trial = next((t for t in results.trials if t.number == row.trial), None)
+    searched = trial.value if trial else None
+    searched = searched if searched is not None and math.isfinite(searched) else None
     shrinkage = None
-    if mean is not None and math.isfinite(value):
-        gap = sign_of(results) * (value - mean.mean)
-        shrinkage = Interval(gap, gap - mean.half, gap + mean.half, mean.count)
+    if validation is not None and searched is not None:
+        gap = sign_of(results) * (searched - validation.mean)
+        half = validation.half
+        shrinkage = Interval(gap, gap - half, gap + half, validation.count)
     return Arm(
-        name=name,
-        trial=trial.number if trial else None,
-        params=params,  # type: ignore[arg-type]
-        seeds=tuple(validation),
-        missing=most - len(validation),
-        validation=mean,
-        test=_interval(list(by_seed(results, name, "test").values())),
-        searched=value if math.isfinite(value) else None,
+        name=row.arm,
+        trial=row.trial,
+        params=row.params,
+        seeds=tuple(values),
+        missing=trained - len(values),
+        validation=validation,
+        test=_interval(by_seed(results, row.arm, "test")),
+        searched=searched,
         shrinkage=shrinkage,
     )
 
 
-def _interval(values: Sequence[float]) -> Interval | None:
-    return mean_of(np.array(values)).interval(len(values)) if values else None
+def _interval(values: Mapping[int, float]) -> Interval | None:
+    return mean_of(np.array(list(values.values()))).interval(len(values)) if values else None
+
+
+def noise_of(results: ResultSet, arms: Sequence[Arm]) -> float | None:
+    """The SD between seeds of one arm on validation, pooled; None without two seeds of any."""
+    samples = [np.array(list(by_seed(results, a.name, "validation").values())) for a in arms]
+    squares = sum(float(((s - s.mean()) ** 2).sum()) for s in samples if len(s) > 1)
+    freedom = sum(len(s) - 1 for s in samples if len(s) > 1)
+    return math.sqrt(squares / freedom) if freedom else None
+
+
+def recommend(arms: Sequence[Arm], sign: float) -> Arm | None:
+    """The best arm on validation, the earliest of equals; one that lost seeds only if all did.
+
+    The test set has no say, or its figure would be the best of several.
+    """
+    fewest = min((a.missing for a in arms if a.validation is not None), default=0)
+    sound = [a for a in arms if a.validation is not None and a.missing == fewest]
+    return max(sound, key=lambda a: sign * a.validation.mean if a.validation else 0, default=None)
+
+
+def is_default(arm: Arm, arms: Sequence[Arm]) -> bool:
+    """Whether an arm is the default setting, perhaps found again by the search."""
+    return arm.name == DEFAULT or any(a.name == DEFAULT and a.params == arm.params for a in arms)
+
+
+@dataclass(frozen=True)
+class _Difference:
+    estimate: Estimate
+    count: int
+    paired: bool
+
+    @property
+    def noise(self) -> float:
+        """SD between seeds of one arm, as a comparison of two sees it."""
+        return float(self.estimate.error) * math.sqrt(self.count / 2)
+
+
+def compare_arms(results: ResultSet, arms: Sequence[Arm], words: Words) -> list[Comparison]:
+    """Every other arm against the default; without it against the first.
+
+    That is settled before the fresh seeds are seen, so Holm's correction is all that is needed:
+    a study in which nothing differs is told of a difference with a probability of at most 5 %.
+    """
+    split: Split = "test" if arms and all(a.test for a in arms) else "validation"
+    values = {a.name: d for a in arms if (d := by_seed(results, a.name, split))}
+    other = DEFAULT if DEFAULT in values else next(iter(values), "")
+    names = [name for name in values if name != other]
+    if not names:
+        return []
+    sign = sign_of(results)
+    found = [_difference(values[name], values[other], sign) for name in names]
+    p = np.array([float(d.estimate.p_not_zero()) for d in found])
+    within = holm(np.array([float(d.estimate.p_within(words.margin)) for d in found]))
+    corrected = holm(p)
+    return [
+        _comparison(name, other, split, d, (float(p[i]), float(corrected[i]), float(within[i])),
+                    words)
+        for i, (name, d) in enumerate(zip(names, found, strict=True))
+    ]  # fmt: skip
+
+
+def _difference(a: Mapping[int, float], b: Mapping[int, float], sign: float) -> _Difference:
+    shared = [seed for seed in a if seed in b]
+    if len(shared) > 1 or min(len(a), len(b)) == 1 == len(shared):
+        pairs = np.array([sign * (a[seed] - b[seed]) for seed in shared])
+        return _Difference(mean_of(pairs), len(shared), True)
+    one, two = (sign * np.array(list(x.values())) for x in (a, b))
+    return _Difference(difference_of(one, two), min(len(a), len(b)), False)
+
+
+def _comparison(
+    name: str,
+    other: str,
+    split: Split,
+    difference: _Difference,
+    chances: tuple[float, float, float],
+    words: Words,
+) -> Comparison:
+    p, corrected, within = chances
+    gap = difference.estimate.interval(difference.count)
+    outcome: Outcome = "undecided"
+    if within <= ALPHA / 2:  # a difference too small to matter, be it detectable or not
+        outcome = "equal"
+    elif corrected <= ALPHA:
+        outcome = "better" if gap.mean > 0 else "worse"
+    seeds = seeds_to_tell(difference.noise, words.margin) if outcome == "undecided" else None
+    clause = against(words, outcome, gap, seeds, f"the {other}")
+    place = "on the test set" if split == "test" else "on validation"
+    sentence = f"The {name}, {place}: {clause}."
+    return Comparison(
+        name, other, split, difference.paired, gap, p, corrected, outcome, seeds, sentence
+    )

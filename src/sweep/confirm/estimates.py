@@ -78,10 +78,13 @@ def difference_of(a: Array, b: Array) -> Estimate:
     return Estimate(np.asarray(one.mean - other.mean), np.sqrt(total), freedom)
 
 
-def holm(p: Array) -> Array:
-    """p-values corrected for all on the last axis (Holm 1979): no assumption on how they depend."""
-    order, count = np.argsort(p, axis=-1), p.shape[-1]
-    steps = np.take_along_axis(p, order, -1) * np.arange(count, 0, -1)
+def holm(p: Array, idle: int = 0) -> Array:
+    """p-values corrected for all on the last axis (Holm 1979), however they depend.
+
+    That many of the largest, `idle`, ask no question.
+    """
+    order, count = np.argsort(p, axis=-1), p.shape[-1] - idle
+    steps = np.take_along_axis(p, order, -1) * np.maximum(np.arange(count, -idle, -1), 1)
     steps = np.minimum(np.maximum.accumulate(steps, axis=-1), 1.0)
     corrected = np.empty_like(steps)
     np.put_along_axis(corrected, order, steps, -1)

@@ -97,14 +97,16 @@ class Verdict:
     clause: str  # its part of the answer in two sentences; empty if unknown
 
     def runs(self, standing: Standing) -> list[tuple[Value, Value]]:
-        """First and last value of every unbroken run of levels that stand so."""
+        """First and last value of every unbroken run of numbers that stand so, and all others."""
         found: list[tuple[Value, Value]] = []
-        before: Standing | None = None
+        before: Level | None = None
         for level in self.levels:
             if level.standing == standing:
-                start = found.pop()[0] if before == standing else level.value
+                joined = before is not None and before.standing == standing
+                numbers = before is not None and _ordered(before.value) and _ordered(level.value)
+                start = found.pop()[0] if joined and numbers else level.value
                 found.append((start, level.value))
-            before = level.standing
+            before = level
         return found
 
 
@@ -126,3 +128,7 @@ class Answer:
     sentences: tuple[str, ...]
     shrinkage: str
     unknown: tuple[str, ...]
+
+
+def _ordered(value: Value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 from sweep.conductor import Conductor, Watch
@@ -12,6 +13,7 @@ from sweep.messages import Ended, Event, Order, Quit, Ready, TrialSpec
 from sweep.record import Record
 from sweep.results import ConfirmRow, MomentumCurve
 from sweep.roster import Roster
+from sweep.tensorboard import Board
 
 
 class Confirmation:
@@ -19,6 +21,8 @@ class Confirmation:
 
     def __init__(self, plan: Plan, record: Record, watch: Watch) -> None:
         self._record = record
+        search = {d.key: d for d in plan.search}
+        self._board = Board(record.folder / "tensorboard", search, plan.study.metric)
         self.contenders = choose_contenders(plan, record.results().trials)
         self._specs = make_specs(plan, self.contenders)
         there = still_valid(read_rows(record.folder), self._specs)
@@ -38,6 +42,7 @@ class Confirmation:
             contender.arm, contender.trial, spec.params, spec.seed, event.metrics, curve
         )
         append_row(self._record.folder, row)
+        self._board.confirmed(row, time.time())
 
 
 class Study:

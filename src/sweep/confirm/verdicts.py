@@ -1,0 +1,106 @@
+"""A parameter's levels put into words: a sentence of its own, and its clause of the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sweep.confirm.findings import Effect, Level, Standing, Verdict
+from sweep.confirm.wording import Words, capital, listed, said, span
+from sweep.messages import Value
+from sweep.report.parameters import Parameter
+
+
+def judge(
+    parameter: Parameter,
+    levels: Sequence[Level],
+    best: Value,
+    evidence: str,
+    seeds: int | None,
+    words: Words,
+) -> Verdict:
+    """The verdict that these levels amount to."""
+    standings = {level.standing for level in levels}
+    effect: Effect = "undecided"
+    if standings == {"as good"}:
+        effect = "no difference"
+    elif "worse" in standings:
+        effect = "matters"
+    open_seeds = seeds if "undecided" in standings else None
+    verdict = Verdict(
+        parameter.key, parameter.name, effect, evidence, best, tuple(levels), open_seeds, "", ""
+    )
+    return replace(verdict, sentence=_sentence(verdict, words), clause=_clause(verdict))
+
+
+def unknown(parameter: Parameter, reason: str) -> Verdict:
+    """What is said of a parameter that there is no evidence on."""
+    sentence = f"{capital(parameter.name)}: not known; {reason}."
+    return Verdict(parameter.key, parameter.name, "unknown", reason, None, (), None, sentence, "")
+
+
+def _sentence(verdict: Verdict, words: Words) -> str:
+    name, best = verdict.name, said(verdict.best)
+    if verdict.effect == "no difference":
+        margin = words.amount(words.margin)
+        return f"{_no_difference(verdict)}: none loses {margin} against {best} or more."
+    good, rest = spans(verdict, "as good"), spans(verdict, "undecided")
+    parts = []
+    if others(verdict, "as good"):
+        verb = "is" if len(verdict.runs("as good")) == 1 else "are"
+        parts.append(f"{name} {listed(good)} {verb} as good as {best}")
+    else:
+        parts.append(f"no other {name} is known to be as good as {best}")
+    parts += _worse(verdict, words)
+    if rest:
+        where = "for all others" if len(parts) == 1 else f"for {listed(rest)}"
+        parts.append(f"{where} it is undecided: {words.more_seeds(verdict.seeds)}")
+    return f"{'; '.join(parts)}."
+
+
+def _worse(verdict: Verdict, words: Words) -> list[str]:
+    found = []
+    for run in verdict.runs("worse"):
+        inside = verdict.levels[_place(verdict, run[0]) : _place(verdict, run[1]) + 1]
+        worst = min(inside, key=lambda level: level.difference.mean)
+        gap = words.gap(worst.difference)
+        by = f"by {gap}" if run[0] == run[1] else f"by {gap} at {span((worst.value,) * 2)}"
+        found.append(f"{span(run)} is worse, {by}")
+    return found
+
+
+def _place(verdict: Verdict, value: Value) -> int:
+    return [level.value for level in verdict.levels].index(value)
+
+
+def _clause(verdict: Verdict) -> str:
+    name, good = verdict.name, spans(verdict, "as good")
+    if verdict.effect == "no difference":
+        return _no_difference(verdict)
+    if others(verdict, "as good"):
+        text = f"{name} {listed(good)} is as good"
+        text = f"any {name} from {good[0]} is as good" if _one_range(verdict) else text
+    else:
+        text = f"no other {name} is known to be as good"
+    return text if verdict.effect == "matters" else f"{text}, and none is known to be worse"
+
+
+def _no_difference(verdict: Verdict) -> str:
+    good = spans(verdict, "as good")
+    where = f"between {good[0].replace(' to ', ' and ')}" if _one_range(verdict) else None
+    return f"{verdict.name} makes no detectable difference {where or 'among ' + listed(good)}"
+
+
+def _one_range(verdict: Verdict) -> bool:
+    runs = verdict.runs("as good")
+    return len(runs) == 1 and runs[0][0] != runs[0][1]
+
+
+def others(verdict: Verdict, standing: Standing) -> bool:
+    """Whether a level other than the best stands so."""
+    return any(x.standing == standing and x.value != verdict.best for x in verdict.levels)
+
+
+def spans(verdict: Verdict, standing: Standing) -> list[str]:
+    """The runs of a standing in words."""
+    return [span(run) for run in verdict.runs(standing)]

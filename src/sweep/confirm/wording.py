@@ -1,0 +1,96 @@
+"""Figures and spans of values as a person says them, the same in all sentences of an answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sweep.confirm.findings import Interval, Outcome
+from sweep.messages import Value
+from sweep.report.metric import Metric, plain
+from sweep.report.parameters import Parameter
+
+_NAMED = 3  # parameters that a sentence can carry
+_DIGITS = 2
+
+
+@dataclass(frozen=True)
+class Words:
+    """How one study speaks: its metric, the margin that matters, its parameters by short name."""
+
+    metric: Metric
+    margin: float
+    parameters: Sequence[Parameter]
+
+    def figure(self, interval: Interval) -> str:
+        """A mean with its interval, e.g. `98.31 % ± 0.05`."""
+        return f"{self.metric.show(interval.mean)}{self._half(interval)}"
+
+    def gap(self, difference: Interval) -> str:
+        """The size of a difference with its interval, e.g. `0.35 ± 0.08 points`."""
+        number = self.metric.number(abs(difference.mean))
+        return f"{number}{self._half(difference)} {self._unit}".rstrip()
+
+    def amount(self, value: float) -> str:
+        """A difference as exact as it was given, e.g. `0.05 points`."""
+        return f"{plain(value * self.metric.factor)} {self._unit}".rstrip()
+
+    def setting(self, params: Mapping[str, Value]) -> str:
+        """The searched parameters of a setting, e.g. `dropout 0.26 and bn_momentum 0.13`."""
+        shown = [f"{p.name} {said(params[p.key])}" for p in self.parameters if p.key in params]
+        more = [f"{len(shown) - _NAMED} more"] if len(shown) > _NAMED else []
+        return listed([*shown[:_NAMED], *more])
+
+    def more_seeds(self, seeds: int | None) -> str:
+        """What would decide, e.g. `63 seeds a setting would tell 0.05 points from none`."""
+        if seeds is None:
+            return "two seeds a setting or more would show how far chance goes"
+        return f"about {seeds} seeds a setting would tell {self.amount(self.margin)} from none"
+
+    def _half(self, interval: Interval) -> str:
+        finite = math.isfinite(interval.half)
+        return f" ± {self.metric.number(interval.half)}" if finite else ""
+
+    @property
+    def _unit(self) -> str:
+        return "points" if self.metric.unit == "%" else self.metric.unit
+
+
+def said(value: Value) -> str:
+    """A value in a sentence, shorter than in a table."""
+    return plain(value, _DIGITS)
+
+
+def listed(parts: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 seed`, `5 seeds`."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def capital(sentence: str) -> str:
+    """A sentence begun with a capital, unless a parameter's name with an underscore begins it."""
+    name = "_" in sentence.split(" ", 1)[0]
+    return sentence if name else sentence[:1].upper() + sentence[1:]
+
+
+def span(run: tuple[Value, Value]) -> str:
+    """A run of values, e.g. `0.15 to 0.4`."""
+    first, last = (("the cumulative average" if v is None else said(v)) for v in run)
+    return first if first == last else f"{first} to {last}"
+
+
+def against(words: Words, outcome: Outcome, gap: Interval, seeds: int | None, other: str) -> str:
+    """A difference as a clause on the better or worse side, e.g. `0.35 points better than X`."""
+    figure = words.gap(gap)
+    side = "better" if gap.mean >= 0 else "worse"
+    match outcome:
+        case "equal":
+            return f"no detectable difference from {other} ({figure} {side})"
+        case "undecided":
+            return f"{figure} {side} than {other}, which may be chance: {words.more_seeds(seeds)}"
+    return f"{figure} {side} than {other}"
