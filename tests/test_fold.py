@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from dropnorm import cnn, mlp
-from dropnorm.blocks import BatchNorm, Dropout
+from dropnorm.blocks import BatchNorm, Dropout, GhostBatchNorm, Residual, RMSNorm
+from dropnorm.blocks.variants import NOISES
 from dropnorm.fold import fold
 
 NORM_ACT, ACT_NORM = ["norm", "act", "drop"], ["act", "norm", "drop"]
@@ -77,6 +78,54 @@ def test_norms_that_come_first_or_twice_or_without_affine_fold_too(affine: bool)
     assert kinds(assert_same_outputs(network, (6,))) == [nn.Linear]
 
 
+@pytest.mark.parametrize("network", [mlp, cnn])
+@pytest.mark.parametrize("norm", ["ghost", "layer", "group", "rms", "none"])
+@pytest.mark.parametrize("order", [NORM_ACT, ACT_NORM, ["norm", "drop", "weight", "act"]])
+def test_outputs_in_float64_are_equal_with_every_norm(
+    network: Make, norm: str, order: list[str]
+) -> None:
+    settings = {"order": order, "dropout": 0.5, "ghost_batch": 4, "groups": 2}
+    folded = assert_same_outputs(make(network, norm=norm, **settings))
+    stays = {"layer": nn.LayerNorm, "group": nn.GroupNorm, "rms": RMSNorm}
+    assert any(isinstance(m, stays.get(norm, ())) for m in folded) == (norm in stays)
+
+
+@pytest.mark.parametrize("network", [mlp, cnn])
+@pytest.mark.parametrize("order", list(permutations(["weight", *NORM_ACT])))
+def test_outputs_in_float64_are_equal_wherever_the_weights_come(
+    network: Make, order: Sequence[str]
+) -> None:
+    assert_same_outputs(make(network, order=order, dropout=0.5))
+
+
+@pytest.mark.parametrize("network", [mlp, cnn])
+@pytest.mark.parametrize("order", [NORM_ACT, ACT_NORM])
+def test_bounded_weights_fold_as_they_are_projected(network: Make, order: list[str]) -> None:
+    """The norm's scale must not meet the bound, and weights just stepped on must."""
+    bounded = make(network, order=order, max_norm=0.3)
+    with torch.no_grad():
+        for parameter in bounded.parameters():
+            parameter.mul_(3)
+    folded = fold(copy.deepcopy(bounded).double().eval())
+    assert {type(m) for m in folded if hasattr(m, "weight")} <= {nn.Linear, nn.Conv2d, BatchNorm}
+    assert_same_outputs(bounded)
+
+
+@pytest.mark.parametrize("network", [mlp, cnn])
+@pytest.mark.parametrize("order", [NORM_ACT, ACT_NORM])
+def test_residual_branches_fold_each_by_itself(network: Make, order: list[str]) -> None:
+    widths: dict[str, Any] = {"hidden": [12, 12, 12]}
+    if network is cnn:
+        widths["channels"] = [3, 3]
+    settings = {"order": order, "dropout": 0.5, "residual": True, "drop_path": 0.5, **widths}
+    folded = assert_same_outputs(make(network, **settings))
+    branches = [m for m in folded if isinstance(m, Residual)]
+    assert branches
+    inside = [type(m) for branch in branches for m in branch.modules()]
+    assert not any(issubclass(kind, Dropout) for kind in inside)
+    assert order != NORM_ACT or BatchNorm not in inside
+
+
 # Fewer layers
 
 
@@ -102,6 +151,19 @@ def test_norms_right_before_a_convolution_stay_too() -> None:
     norm, convolution = BatchNorm(2), nn.Conv2d(2, 4, 3, padding="same")
     folded = assert_same_outputs(trained(nn.Sequential(nn.Tanh(), norm, convolution)))
     assert kinds(folded) == [nn.Tanh, BatchNorm, nn.Conv2d]
+
+
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("place", ["every_block", "head", "input"])
+def test_noise_of_every_kind_goes_wherever_it_is(noise: str, place: str) -> None:
+    settings = {"noise": noise, "dropout_at": place, "dropout": 0.5, "activation": "selu"}
+    folded = assert_same_outputs(make(mlp, **settings))
+    assert kinds(folded) == [nn.Flatten, nn.Linear, nn.SELU, nn.Linear, nn.SELU, nn.Linear]
+
+
+def test_ghost_batch_norm_folds_as_batch_norm_does() -> None:
+    network = nn.Sequential(nn.Linear(6, 6), GhostBatchNorm(6, ghost_batch=4))
+    assert kinds(assert_same_outputs(trained(network, (6,)), (6,))) == [nn.Linear]
 
 
 def test_dropout_goes_torchs_own_included() -> None:
@@ -130,7 +192,7 @@ def test_original_is_untouched_and_shares_nothing(network: Make, order: list[str
 # Errors
 
 
-class Residual(nn.Sequential):
+class Around(nn.Sequential):
     """A Sequential that does more than its layers in a row."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -148,7 +210,7 @@ class Own(nn.Module):
         return x
 
 
-@pytest.mark.parametrize("part", [Residual(nn.Linear(6, 6), BatchNorm(6)), Own()])
+@pytest.mark.parametrize("part", [Around(nn.Linear(6, 6), BatchNorm(6)), Own()])
 def test_modules_that_are_no_sequence_are_refused(part: nn.Module) -> None:
     for network in (part, nn.Sequential(nn.Linear(6, 6), part)):
         with pytest.raises(TypeError, match=f"got {type(part).__name__} with norms or dropout"):
@@ -156,6 +218,6 @@ def test_modules_that_are_no_sequence_are_refused(part: nn.Module) -> None:
 
 
 def test_modules_of_ones_own_without_norms_stay_as_they_are() -> None:
-    network = nn.Sequential(nn.Linear(6, 6), BatchNorm(6), Residual(nn.Linear(6, 6)), BatchNorm(6))
+    network = nn.Sequential(nn.Linear(6, 6), BatchNorm(6), Around(nn.Linear(6, 6)), BatchNorm(6))
     folded = assert_same_outputs(trained(network, (6,)), (6,))
-    assert kinds(folded) == [nn.Linear, Residual, BatchNorm]
+    assert kinds(folded) == [nn.Linear, Around, BatchNorm]

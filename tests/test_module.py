@@ -406,7 +406,7 @@ class Tiny(nn.Linear):
         ({"hiden": [3]}, r"Classifier\(mlp\)\.hiden: unknown key; did you mean 'hidden'\?"),
         ({"dropuot": 0.1}, r"Classifier\(mlp\)\.dropuot: unknown key; did you mean 'dropout'\?"),
         ({"optimiser": {}}, r"\.optimiser: unknown key; did you mean 'optimizer'\?"),
-        ({"kernel": 3}, r"Classifier\(mlp\)\.kernel: unknown key; expected .*, hidden, norm,"),
+        ({"kernel": 3}, r"Classifier\(mlp\)\.kernel: unknown key; expected .*, hidden, .*norm,"),
         ({"network": Tiny(), "hidden": [3]}, r"Classifier\(Tiny\)\.hidden: unknown key; expected"),
         ({"optimizer": {"lrr": 1}}, r"optimizer\.lrr: unknown key; did you mean 'lr'\?"),
         ({"dropout": 1.0}, r"dropout: expected 0 <= rate < 1, got 1\.0"),

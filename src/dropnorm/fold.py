@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from dropnorm.blocks import BatchNorm, Dropout
+from dropnorm.blocks import BatchNorm, Block, Dropout, MaxNormConv2d, MaxNormLinear, Residual
+from dropnorm.blocks.weights import unbounded
 
 Weighted = nn.Linear | nn.Conv2d
 
@@ -19,11 +20,13 @@ def fold(network: nn.Module) -> nn.Sequential:
 
     A norm right after a linear or convolution layer goes into that layer; a norm between an
     activation and a linear layer goes into the next one. A norm that feeds a convolution stays: the
-    zeros padded around an image would need its shift too. The original is left as it was.
+    zeros padded around an image would need its shift too, and so do norms that look at the input in
+    eval as well: layer, group, RMS. Residual branches fold each by itself. The original is left as
+    it was.
 
-    Errors: TypeError unless the network is made of nested `nn.Sequential`s.
+    Errors: TypeError unless the network is made of nested `nn.Sequential`s and `Residual`s.
     """
-    layers = [copy.deepcopy(m) for m in _flat(network) if not isinstance(m, Dropout | nn.Dropout)]
+    layers = [_plain(m) for m in _flat(network) if not isinstance(m, Dropout | nn.Dropout)]
     kept: list[nn.Module] = []
     for layer, following in zip(layers, [*layers[1:], None], strict=True):
         if isinstance(layer, BatchNorm) and kept and isinstance(kept[-1], Weighted):
@@ -37,16 +40,28 @@ def fold(network: nn.Module) -> nn.Sequential:
 
 def _flat(module: nn.Module) -> Iterator[nn.Module]:
     """The layers of nested Sequentials in the order in which they run."""
-    if not isinstance(module, nn.Sequential) or type(module).forward is not nn.Sequential.forward:
-        if any(isinstance(m, BatchNorm | Dropout) for m in list(module.modules())[1:]):
-            raise TypeError(
-                f"fold: expected nested nn.Sequential, got {type(module).__name__} with norms or "
-                "dropout inside; fold its Sequential parts instead"
-            )
-        yield module
+    in_order = (nn.Sequential.forward, Block.forward)
+    if isinstance(module, nn.Sequential) and type(module).forward in in_order:
+        for child in module:
+            yield from _flat(child)
         return
-    for child in module:
-        yield from _flat(child)
+    inner = [] if isinstance(module, Residual) else list(module.modules())[1:]
+    if any(isinstance(m, BatchNorm | Dropout) for m in inner):
+        raise TypeError(
+            f"fold: expected nested nn.Sequential, got {type(module).__name__} with norms or "
+            "dropout inside; fold its Sequential parts instead"
+        )
+    yield module
+
+
+def _plain(layer: nn.Module) -> nn.Module:
+    """A copy that stands by itself: a branch without norms and drops, weights without bounds."""
+    if isinstance(layer, Residual):
+        folded = Residual(fold(layer.branch))
+        folded.drop_path = nn.Identity()
+        return folded
+    twin = copy.deepcopy(layer)
+    return unbounded(twin) if isinstance(twin, MaxNormLinear | MaxNormConv2d) else twin
 
 
 def _affine(norm: BatchNorm) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,7 @@ def keep_mask(
     than Bernoulli draws. Every bit of a word is random, the sign bits of all four numbers included.
     """
     units = math.prod(shape)
-    numbers = _words(seed, step, -(-units // 4)).view(np.int16)[:units]
+    numbers = words(seed, step, -(-units // 4)).view(np.int16)[:units]
     keep = numbers >= threshold(rate) - LEVELS // 2
     value = np.float64(kept) if double else np.float32(kept)
     # A small torch call costs several microseconds where numpy's costs one: scale and shape here.
@@ -52,7 +52,7 @@ def threshold(rate: float) -> int:
     return min(round(rate * LEVELS), LEVELS - 1)
 
 
-def _words(seed: int, step: int, count: int) -> np.ndarray:
+def words(seed: int, step: int, count: int) -> np.ndarray:
     """`count` uint64 words of SFC64 started at the state (seed, step, 0)."""
     generator = getattr(_LOCAL, "sfc64", None)
     if generator is None:
@@ -69,14 +69,21 @@ def keep_mask_on_device(shape: Sequence[int], rate: Tensor, seed: Tensor, step: 
     `rate`, `seed` and `step` are 0-d, or [K] for K lanes with `shape` [K, ...]: each lane draws
     from its own key. A unit's 32 bits are a hash of its index and the key: no stream to wait for.
     """
+    dropped = (rate.reshape(-1, 1).double() * LEVELS).round().clamp(max=LEVELS - 1).long()
     lanes = rate.numel()
-    per_lane = math.prod(shape) // max(lanes, 1)
-    index = torch.arange(per_lane, device=rate.device, dtype=torch.int64)
-    seed, step = seed.reshape(lanes, 1), step.reshape(lanes, 1)
-    key = _mix(_mix(seed) ^ (seed >> 32) ^ step)
-    numbers = _mix(_mix(index ^ key) + (key >> 7))
-    dropped = (rate.reshape(lanes, 1).double() * LEVELS).round().clamp(max=LEVELS - 1).long()
+    numbers = hashes(math.prod(shape) // max(lanes, 1), seed, step)
     return ((numbers >> 16) >= dropped).to(torch.float32).view(tuple(shape))
+
+
+def hashes(units: int, seed: Tensor, step: Tensor) -> Tensor:
+    """`units` numbers of 32 bits a lane, [K, units] in int64, made on the device of the key.
+
+    `seed` and `step` are 0-d (K = 1) or [K]. A number is a hash of its index and its lane's key.
+    """
+    index = torch.arange(units, device=seed.device, dtype=torch.int64)
+    seed, step = seed.reshape(-1, 1), step.reshape(-1, 1)
+    key = _mix(_mix(seed) ^ (seed >> 32) ^ step)
+    return _mix(_mix(index ^ key) + (key >> 7))
 
 
 def _mix(x: Tensor) -> Tensor:

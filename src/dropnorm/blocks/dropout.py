@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +20,9 @@ class Dropout(nn.Module):
     The mask of a training step is a pure function of (`seed`, `step`); `step` counts the training
     forwards. Left at None, the seed is drawn from torch's generator at the first training forward,
     so `torch.manual_seed` governs it as it does `torch.nn.Dropout`.
+
+    Other noise is a subclass: it shares rate, seed and step, so whoever seeds, saves or removes
+    dropout does so with all of them.
 
     Shapes: any -> the same. Errors: ValueError unless 0 <= rate < 1 and seed >= 0.
     """
@@ -41,26 +46,37 @@ class Dropout(nn.Module):
         if self.seed is None:
             self.seed = int(torch.randint(2**63 - 1, ()))
         if x.device.type != "cpu":
-            return x * self._mask_on_device(x, self.seed)
+            return self._noisy_on_device(x, *self._key_on_device(x, self.seed))
         rate = self.rate.item()
-        if rate == 0:
-            return x
+        return self._noisy(x, rate, self.seed) if rate else x
+
+    def _noisy(self, x: Tensor, rate: float, seed: int) -> Tensor:
+        """A training pass on the CPU."""
         double = x.dtype == torch.float64
-        mask = keep_mask(x.shape, rate, self.seed, self.step, 1 / (1 - rate), double)
+        mask = keep_mask(self._units(x), rate, seed, self.step, 1 / (1 - rate), double)
         return x * mask.to(x.dtype)
 
-    def _mask_on_device(self, x: Tensor, seed: int) -> Tensor:
-        """Nothing here makes the host wait: not even the rate is read back."""
-        keys = [torch.full((), key, device=x.device) for key in (seed, self.step)]
-        keep = keep_mask_on_device(x.shape, self.rate, *keys)
-        return keep.to(x.dtype) / (1 - self.rate)
+    def _noisy_on_device(self, x: Tensor, seed: Tensor, step: Tensor) -> Tensor:
+        """A training pass elsewhere. The host never waits: not even the rate is read back."""
+        keep = keep_mask_on_device(self._units(x), self.rate, seed, step)
+        return x * (keep.to(x.dtype) / (1 - self.rate))
+
+    def _key_on_device(self, x: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        return torch.full((), seed, device=x.device), torch.full((), self.step, device=x.device)
+
+    def _units(self, x: Tensor) -> Sequence[int]:
+        """The shape of what is dropped or kept as one."""
+        return x.shape
 
     def extra_repr(self) -> str:
         return f"rate={self.rate.item():g}"
 
 
 def seed_dropout(network: nn.Module, seed: int) -> None:
-    """Key every Dropout of `network` by (seed, its place in the network) and start at step 0."""
+    """Key every Dropout of `network` by (seed, its place in the network) and start at step 0.
+
+    Layers of other noise are Dropouts too.
+    """
     layers = [m for m in network.modules() if isinstance(m, Dropout)]
     for place, layer in enumerate(layers):
         layer.seed = derive(seed, "dropout", place)

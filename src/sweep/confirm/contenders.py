@@ -58,16 +58,22 @@ def make_specs(
     return specs
 
 
-def still_valid(
-    rows: Sequence[ConfirmRow], specs: Mapping[int, tuple[Contender, TrialSpec]]
-) -> dict[int, ConfirmRow]:
-    """The rows that belong to these specs, by number, each under its contender's present name."""
-    there = {(_key(row.params), row.seed): row for row in rows}
-    found: dict[int, ConfirmRow] = {}
-    for number, (contender, spec) in specs.items():
-        if row := there.get((_key(contender.params), spec.seed)):
-            found[number] = replace(row, arm=contender.arm, trial=contender.trial)
+def renamed(rows: Sequence[ConfirmRow], contenders: Sequence[Contender]) -> list[ConfirmRow]:
+    """All rows under their contenders' present names; others keep the number of their trial."""
+    by_params = {_key(contender.params): contender for contender in contenders}
+    found = []
+    for row in rows:
+        contender = by_params.get(_key(row.params))
+        if contender is None:
+            found.append(replace(row, arm=f"trial {row.trial}"))
+        else:
+            found.append(replace(row, arm=contender.arm, trial=contender.trial))
     return found
+
+
+def is_done(spec: TrialSpec, rows: Sequence[ConfirmRow]) -> bool:
+    """Whether what a spec trains is among the rows."""
+    return any(_key(r.params) == _key(spec.params) and r.seed == spec.seed for r in rows)
 
 
 def _key(params: Mapping[str, Value]) -> str:

@@ -82,9 +82,7 @@ def _level(ranking: Ranking, place: int, momentum: float | None, count: int) -> 
     return Level(momentum, one.interval(count), standing)
 
 
-def _seeds(
-    difference: Estimate, levels: Sequence[Level], count: int, margin: float
-) -> int | None:
+def _seeds(difference: Estimate, levels: Sequence[Level], count: int, margin: float) -> int | None:
     open_errors = [
         float(e) for e, x in zip(difference.error, levels, strict=True) if x.standing == "undecided"
     ]

@@ -38,7 +38,7 @@ def rank(values: Array, margin: float, anchor: NDArray[np.intp] | None = None) -
     count = values.shape[-2]
     pairs = mean_of(values[..., :, None, :] - values[..., None, :, :])  # row less column
     means = values.mean(-1)
-    start = means.argmax(-1) if anchor is None else anchor
+    start = np.asarray(means.argmax(-1) if anchor is None else anchor)
     against = _column(pairs, start)
     p = against.p_not_zero()
     if anchor is None:
@@ -48,7 +48,7 @@ def rank(values: Array, margin: float, anchor: NDArray[np.intp] | None = None) -
         p = holm(p, idle=1)
     sure = p <= ALPHA
     better = sure & (against.mean > 0)
-    beaten = better.any(-1)
+    beaten = np.asarray(better.any(-1))
     best = np.where(beaten, np.where(better, means, -np.inf).argmax(-1), start)
     outdone = (np.arange(count) == start[..., None]) & beaten[..., None]
     shortfall = np.where(np.eye(count, dtype=bool), 0.0, pairs.p_above(-margin)).max(-1)

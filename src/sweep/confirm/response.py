@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
 
 from sweep.confirm.arms import sign_of
+from sweep.confirm.axes import coordinate, grid, point
 from sweep.confirm.estimates import ALPHA, Array, seeds_to_tell
 from sweep.confirm.findings import Interval, Level, Standing, Verdict
 from sweep.confirm.surface import Measured, draw_differences, hold_together
@@ -21,14 +23,21 @@ from sweep.confirm.wording import Words, plural
 from sweep.messages import Value
 from sweep.report.metric import plain
 from sweep.report.parameters import Parameter
-from sweep.results import MomentumCurve, ResultSet
+from sweep.results import ConfirmRow, ResultSet, TrialRow
 
-_ENOUGH = 6  # trainings at different settings before a surface says anything
+_ENOUGH = 6  # settings before a surface says anything
 _MOST = 300  # trainings that a surface is drawn through, the latest: the time is cubic in them
-_GRID = 33  # values of a range
 _DEAD = 10  # losses so many times the median are of runs that went wrong, not of the surface
 
-Training = tuple[Mapping[str, Value], int, float]  # parameters, seed, value
+
+@dataclass(frozen=True)
+class Training:
+    """One training to the end: its place, its seed, and its value, of which more is better."""
+
+    params: Mapping[str, Value]
+    place: tuple[float, ...]
+    seed: int
+    value: float
 
 
 def response_verdicts(
@@ -39,26 +48,94 @@ def response_verdicts(
     words: Words,
 ) -> list[Verdict]:
     """One verdict for each parameter, all at once: the surface is drawn over them together."""
-    usable = {p.key: p for p in parameters}
-    trainings = [t for t in _trainings(results) if _point(parameters, t[0]) is not None][-_MOST:]
-    settings = {tuple(str(params[key]) for key in usable) for params, _, _ in trainings}
-    base = _point(parameters, recommended)
-    if base is None or len(settings) < max(_ENOUGH, len(usable) + 2):
-        reason = f"{plural(len(settings), 'setting')} trained to the end"
-        return [unknown(p, f"only {reason}") for p in parameters]
-    measured = _measured(trainings, parameters, sign_of(results))
-    grids = [_grid(p, measured.points[:, i], trainings, recommended[p.key])
-             for i, p in enumerate(parameters)]  # fmt: skip
-    at = [base]
-    for i, (parameter, grid) in enumerate(zip(parameters, grids, strict=True)):
-        at += [(*base[:i], _coordinate(parameter, v) or 0.0, *base[i + 1 :]) for v in grid]
-    draws = draw_differences(measured, np.array(at))[:, 1:]
-    ends = np.cumsum([len(grid) for grid in grids])[:-1]
+    trainings = _trainings(results, parameters)[-_MOST:]
+    settings = len({t.place for t in trainings})
+    base = point(parameters, recommended)
+    if base is None or settings < max(_ENOUGH, len(parameters) + 2):
+        reason = f"only {plural(settings, 'setting')} trained to the end"
+        return [unknown(p, reason) for p in parameters]
+    grids = {p.key: _grid(p, trainings, recommended[p.key]) for p in parameters}
+    draws = draw_differences(
+        _measured(trainings, parameters), _along(base, parameters, grids)
+    )[:, 1:]  # fmt: skip
+    evidence = f"{plural(len(trainings), 'training')} of {plural(settings, 'setting')}"
     seeds = None if noise is None else seeds_to_tell(noise, words.margin)
-    evidence = f"{plural(len(trainings), 'training')} at {plural(len(settings), 'setting')}"
-    return [
-        judge(p, _levels(part, grid, len(trainings), words.margin), _same(recommended[p.key], grid),
-              evidence, seeds, words)
-        if len(grid) > 1 else unknown(p, "all trainings had one value of it")
-        for p, part, grid in zip(parameters, np.split(draws, ends, axis=1), grids, strict=True)
-    ]  # fmt: skip
+    verdicts, end = [], 0
+    for parameter in parameters:
+        values = grids[parameter.key]
+        start, end = end, end + len(values)
+        if len(values) < 2:
+            verdicts.append(unknown(parameter, "all trainings had the same value of it"))
+            continue
+        levels = _levels(draws[:, start:end], values, len(trainings), words.margin)
+        value = recommended[parameter.key]
+        best = value if parameter.numeric else plain(value)
+        verdicts.append(judge(parameter, levels, best, evidence, seeds, words))
+    return verdicts
+
+
+def _trainings(results: ResultSet, parameters: Sequence[Parameter]) -> list[Training]:
+    """Of search and confirmation, each setting and seed once."""
+    sign, found = sign_of(results), {}
+    rows: list[TrialRow | ConfirmRow] = [*results.complete, *results.confirm]
+    for row in rows:
+        place, value = point(parameters, row.params), _value(row, results)
+        if place is not None and math.isfinite(value):
+            training = Training(row.params, place, row.seed, sign * value)
+            found[place, row.seed, value] = training
+    return list(found.values())
+
+
+def _value(row: TrialRow | ConfirmRow, results: ResultSet) -> float:
+    """What the search would have seen: of a profiled momentum the best over its curve."""
+    if isinstance(row, TrialRow):
+        return math.nan if row.value is None else row.value
+    finite = [v for v in row.momentum.values if math.isfinite(v)] if row.momentum else []
+    if finite:
+        return max(finite) if results.direction == "maximize" else min(finite)
+    return row.metrics.get(results.metric, math.nan)
+
+
+def _grid(parameter: Parameter, trainings: Sequence[Training], recommended: Value) -> list[Value]:
+    return grid(parameter, [t.params[parameter.key] for t in trainings], recommended)
+
+
+def _measured(trainings: Sequence[Training], parameters: Sequence[Parameter]) -> Measured:
+    values = [t.value for t in trainings]
+    usual = median(max(values) - v for v in values)
+    floor = max(values) - _DEAD * usual if usual > 0 else min(values)
+    numbers = {seed: i for i, seed in enumerate(dict.fromkeys(t.seed for t in trainings))}
+    return Measured(
+        points=np.array([t.place for t in trainings]),
+        categorical=np.array([not p.numeric for p in parameters]),
+        seeds=np.array([numbers[t.seed] for t in trainings]),
+        values=np.array([max(v, floor) for v in values]),
+    )
+
+
+def _along(
+    base: tuple[float, ...], parameters: Sequence[Parameter], grids: Mapping[str, Sequence[Value]]
+) -> Array:
+    """The recommended point, then those with one coordinate changed, parameter by parameter."""
+    places = [base]
+    for i, parameter in enumerate(parameters):
+        for value in grids[parameter.key]:
+            changed = coordinate(parameter, value)
+            assert changed is not None
+            places.append((*base[:i], changed, *base[i + 1 :]))
+    return np.array(places)
+
+
+def _levels(draws: Array, values: Sequence[Value], count: int, margin: float) -> list[Level]:
+    """Standings that all hold together with 95 %, for what is worse by more than the margin."""
+    good = hold_together(draws >= -margin, 1 - ALPHA)
+    # A value must be worse by more than does not matter: the surface is only about right.
+    worse = hold_together(draws < -margin, 1 - ALPHA / 2)
+    low, high = np.quantile(draws, [ALPHA / 2, 1 - ALPHA / 2], axis=0)
+    levels = []
+    for i, value in enumerate(values):
+        standing: Standing = "as good" if good[i] else "worse" if worse[i] else "undecided"
+        mean = float(draws[:, i].mean())
+        half = float(high[i] - low[i]) / 2
+        levels.append(Level(value, Interval(mean, mean - half, mean + half, count), standing))
+    return levels

@@ -59,11 +59,15 @@ def draw_differences(measured: Measured, at: Array) -> Array:
     """
     rng = np.random.default_rng(_SEED)
     fits = _fits(measured)
-    weights = np.exp([f.likelihood for f in fits] - max(f.likelihood for f in fits))
+    likelihoods = np.array([f.likelihood for f in fits])
+    weights = np.exp(likelihoods - likelihoods.max())
     chosen = np.searchsorted(np.cumsum(weights / weights.sum()), (np.arange(_KEPT) + 0.5) / _KEPT)
     some, times = np.unique(np.minimum(chosen, len(fits) - 1), return_counts=True)
     return np.concatenate(
-        [_draw(measured, fits[i], at, int(n) * _DRAWS, rng) for i, n in zip(some, times, strict=True)]
+        [
+            _draw(measured, fits[i], at, int(n) * _DRAWS, rng)
+            for i, n in zip(some, times, strict=True)
+        ]
     )
 
 
@@ -87,9 +91,7 @@ def _fit(measured: Measured, gaps: Array, same: Array, place: Array) -> _Fit:
     return _Fit(lengths, amplitude, root, residuals, float(likelihood))
 
 
-def _draw(
-    measured: Measured, fit: _Fit, at: Array, count: int, rng: np.random.Generator
-) -> Array:
+def _draw(measured: Measured, fit: _Fit, at: Array, count: int, rng: np.random.Generator) -> Array:
     towards = fit.amplitude * _kernel(_gaps(measured, at, measured.points), fit.lengths) + _MEAN
     among = fit.amplitude * _kernel(_gaps(measured, at, at), fit.lengths) + _MEAN
     solved = solve_triangular(fit.root, towards.T, lower=True, check_finite=False)

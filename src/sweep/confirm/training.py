@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from sweep.conductor import Conductor, Watch
 from sweep.config import Plan
-from sweep.confirm.contenders import choose_contenders, make_specs, still_valid
+from sweep.confirm.contenders import choose_contenders, is_done, make_specs, renamed
 from sweep.confirm.rows import append_row, read_rows, replace_rows
 from sweep.messages import Ended, Event, Order, Quit, Ready, TrialSpec
 from sweep.record import Record
@@ -25,9 +25,9 @@ class Confirmation:
         self._board = Board(record.folder / "tensorboard", search, plan.study.metric)
         self.contenders = choose_contenders(plan, record.results().trials)
         self._specs = make_specs(plan, self.contenders)
-        there = still_valid(read_rows(record.folder), self._specs)
-        replace_rows(record.folder, list(there.values()))
-        left = [spec for number, (_, spec) in self._specs.items() if number not in there]
+        rows = renamed(read_rows(record.folder), self.contenders)
+        replace_rows(record.folder, rows)
+        left = [spec for _, spec in self._specs.values() if not is_done(spec, rows)]
         self.failures: list[str] = []
         self.roster = Roster(left, watch, self._ended, plan.study.retries)
 
@@ -56,7 +56,7 @@ class Study:
     ) -> None:
         self._search, self._make, self._planned = search, confirmation, planned
         self.confirmation: Confirmation | None = None
-        if search.ended >= search.total:
+        if planned and search.ended >= search.total:
             self._begin()
 
     def _begin(self) -> None:
@@ -94,7 +94,8 @@ class Study:
         """As a conductor's. The first worker that the search lets go begins the confirmation."""
         orders = self._now.exchange(worker, events)
         over = any(isinstance(order, Quit) for order in orders)
-        if not over or self.confirmation is not None or self._search.draining or not self._planned:
+        searching = self.confirmation is None and self._planned > 0
+        if not (over and searching) or self._search.draining:
             return orders
         self._begin()
         return self._now.exchange(worker, [e for e in events if isinstance(e, Ready)])

@@ -32,6 +32,10 @@ class Words:
         number = self.metric.number(abs(difference.mean))
         return f"{number}{self._half(difference)} {self._unit}".rstrip()
 
+    def size(self, value: float) -> str:
+        """The rounded size of a difference, e.g. `0.35 points`."""
+        return f"{self.metric.number(abs(value))} {self._unit}".rstrip()
+
     def amount(self, value: float) -> str:
         """A difference as exact as it was given, e.g. `0.05 points`."""
         return f"{plain(value * self.metric.factor)} {self._unit}".rstrip()

@@ -1,0 +1,79 @@
+"""The sentences of an answer: what to use, what the parameters do, what the search overstated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from sweep.confirm.arms import is_default
+from sweep.confirm.findings import Arm, Comparison, Verdict
+from sweep.confirm.wording import Words, against, capital, plural
+
+_SPOKEN = 3  # parameters that the answer names
+_ORDER = ("matters", "no difference", "undecided", "unknown")
+
+
+def recommendation(
+    chosen: Arm | None,
+    arms: Sequence[Arm],
+    comparisons: Sequence[Comparison],
+    complete: int,
+    words: Words,
+) -> str:
+    """The first sentence: what to use, what it reaches, and what is gained by that."""
+    if chosen is None:
+        return "No trial is complete yet, so there is nothing to recommend."
+    setting = words.setting(chosen.params)
+    interval = chosen.test or chosen.validation
+    if interval is None:
+        figure = words.metric.show(chosen.searched)
+        best = f"the best of {plural(complete, 'trial')}, with one seed" if complete > 1 else "one"
+        return f"As far as the search knows, use {setting}: {figure} on validation, {best}."
+    place = "on the test set" if chosen.test else "on validation"
+    figure = f"{words.figure(interval)} {place} ({plural(interval.count, 'seed')})"
+    if is_default(chosen, arms):
+        return f"Keep the default, {setting}: {figure}{_of_others(chosen, arms, comparisons)}."
+    one = next((c for c in comparisons if c.arm == chosen.name), None)
+    gain = ""
+    if one is not None:
+        clause = against(words, one.outcome, one.difference, one.seeds, f"the {one.against}")
+        gain = f", {clause}"
+    return f"Use {setting}: {figure}{gain}."
+
+
+def _of_others(chosen: Arm, arms: Sequence[Arm], comparisons: Sequence[Comparison]) -> str:
+    rivals = [c for c in comparisons if chosen.name in (c.arm, c.against)]
+    found = sum(not is_default(arm, arms) for arm in arms)
+    if not rivals or not found:
+        return ""
+    better = [c.arm for c in rivals if c.outcome == "better" and c.arm != chosen.name]
+    if better:  # on the test set, though not on validation
+        return f", though the {better[0]} is better there"
+    return f", and the search found nothing that is detectably better ({found} tried)"
+
+
+def effects(verdicts: Sequence[Verdict]) -> str:
+    """The second sentence: what each parameter does, those that matter first."""
+    known = sorted((v for v in verdicts if v.clause), key=lambda v: _ORDER.index(v.effect))
+    if not known:
+        return ""
+    more = len(known) - _SPOKEN
+    clauses = [v.clause for v in known[:_SPOKEN]]
+    clauses += [f"so much of {plural(more, 'more parameter')} below"] if more > 0 else []
+    return capital(f"{'; '.join(clauses)}.")
+
+
+def shrinkage(arms: Sequence[Arm], complete: int, luck: float | None, words: Words) -> str:
+    """How much of the search's best figure did not come again; empty without fresh seeds."""
+    first = next((a for a in arms if a.shrinkage is not None), None)
+    if first is None or first.shrinkage is None or first.validation is None:
+        return ""
+    gap, fresh = first.shrinkage, words.figure(first.validation)
+    seen = f"The search saw {words.metric.show(first.searched)} on validation for the {first.name}"
+    side = "worse" if gap.mean > 0 else "better"
+    seeds = plural(gap.count, "fresh seed")
+    said = f"{seen}; {seeds} gave {fresh}, {words.size(gap.mean)} {side}."
+    if luck is None or not math.isfinite(luck) or complete < 2:
+        return said
+    equals = f"The best of {complete} equal settings"
+    return f"{said} {equals} would look {words.size(luck)} better than it is."

@@ -1,0 +1,116 @@
+"""The answer of a study: what to use, how good it is, how sure that is, and what is not known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sweep.confirm.arms import (
+    DEFAULT,
+    arms_of,
+    by_seed,
+    compare_arms,
+    noise_of,
+    recommend,
+    sign_of,
+)
+from sweep.confirm.axes import point
+from sweep.confirm.estimates import luck_of_best
+from sweep.confirm.findings import Answer, Arm, Verdict
+from sweep.confirm.momentum import momentum_verdict
+from sweep.confirm.response import response_verdicts
+from sweep.confirm.sentences import effects, recommendation, shrinkage
+from sweep.confirm.wording import Words, listed, plural
+from sweep.messages import MOMENTUM
+from sweep.report.metric import Metric
+from sweep.report.parameters import parameters_of
+from sweep.results import ResultSet
+
+
+def summarise(results: ResultSet, margin: float = 0.0005) -> Answer:
+    """Everything that the rows of a study prove, in figures and in words.
+
+    Differences of the metric up to `margin` do not matter: 0.0005 are 0.05 points of accuracy.
+    Works at any stage of a study; `unknown` says what is missing.
+    """
+    words = Words(_metric(results), margin, parameters_of(results))
+    arms = arms_of(results)
+    noise = noise_of(results, arms)
+    comparisons = compare_arms(results, arms, words)
+    chosen = recommend(arms, sign_of(results)) or _found(results)
+    verdicts = _verdicts(results, chosen, noise, words) if chosen else []
+    luck = noise * luck_of_best(len(results.complete)) if noise is not None else None
+    first = recommendation(chosen, arms, comparisons, len(results.complete), words)
+    second = effects(verdicts)
+    return Answer(
+        metric=words.metric,
+        margin=margin,
+        recommended=chosen,
+        arms=tuple(arms),
+        comparisons=tuple(comparisons),
+        verdicts=tuple(verdicts),
+        noise=noise,
+        luck=luck,
+        sentences=(first, second) if second else (first,),
+        shrinkage=shrinkage(arms, len(results.complete), luck, words),
+        unknown=tuple(_unknown(results, arms, verdicts)),
+    )
+
+
+def _metric(results: ResultSet) -> Metric:
+    fresh = [
+        value
+        for arm in dict.fromkeys(row.arm for row in results.confirm)
+        for split in ("validation", "test")
+        for value in by_seed(results, arm, split).values()
+    ]
+    return Metric.of(results.metric, [*(t.value for t in results.complete if t.value), *fresh])
+
+
+def _found(results: ResultSet) -> Arm | None:
+    """The search's best as an arm that no fresh seed was spent on."""
+    best = results.best
+    if best is None:
+        return None
+    return Arm(name="best", trial=best.number, params=best.params, searched=best.value)
+
+
+def _verdicts(results: ResultSet, chosen: Arm, noise: float | None, words: Words) -> list[Verdict]:
+    """One for each searched parameter, in the order of the search space."""
+    profiled = [p for p in words.parameters if p.key == MOMENTUM]
+    on_momentum = [momentum_verdict(results, p, words) for p in profiled]
+    found = {verdict.key: verdict for verdict in on_momentum if verdict is not None}
+    rest = [p for p in words.parameters if p.key not in found]
+    # A default may have a value that no trial has; the search's best never does.
+    settings = [chosen.params, *([results.best.params] if results.best else [])]
+    base = next((s for s in settings if point(rest, s) is not None), chosen.params)
+    if rest:
+        found |= {v.key: v for v in response_verdicts(results, rest, base, noise, words)}
+    return [found[p.key] for p in words.parameters]
+
+
+def _unknown(results: ResultSet, arms: Sequence[Arm], verdicts: Sequence[Verdict]) -> list[str]:
+    """What a reader may expect to find and does not, a sentence each."""
+    found = []
+    if not any(arm.seeds for arm in arms):
+        found.append(
+            "Nothing was trained on fresh seeds yet: not known are the test set's figure, how far "
+            "chance goes, and what was gained over the default."
+        )
+    else:
+        if not any(arm.test for arm in arms):
+            found.append("The test set was not looked at: all figures are of validation.")
+        if max(len(arm.seeds) for arm in arms) < 2:
+            found.append("One seed a setting does not show how far chance goes.")
+        if not any(arm.name == DEFAULT and arm.seeds for arm in arms):
+            found.append(
+                "The default has no training: what the search gained over it is not known."
+            )
+    found += [
+        f"The {arm.name} has no value for {arm.missing} of "
+        f"{plural(arm.missing + len(arm.seeds), 'seed')}: its means leave them out."
+        for arm in arms
+        if arm.missing
+    ]
+    if names := [v.name for v in verdicts if v.effect == "unknown"]:
+        found.append(f"What {listed(names)} does is not known.")
+    return found
