@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from threading import Event
+
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -21,6 +25,10 @@ class Awkward(pl.LightningModule):
         loss = cross_entropy(self.layer(x.float().flatten(1)), y)
         if self.deed == "raises" and self.current_epoch == 1:
             raise ValueError("as it was told to")
+        if self.deed == "dies" and self.current_epoch == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.deed == "hangs" and self.current_epoch == 1:
+            Event().wait()
         if self.deed == "is_nan" and self.current_epoch == 1:
             loss = loss * torch.nan
         self.log("train_loss", loss, on_step=False, on_epoch=True)

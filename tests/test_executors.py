@@ -7,8 +7,8 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass, replace
+from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,11 +17,10 @@ from sweep.conductor import Conductor
 from sweep.config import Plan, make_plan
 from sweep.errors import StudyError
 from sweep.executors import EXECUTORS
-from sweep.executors.local import placement, run_local
+from sweep.executors.local import run_local
 from sweep.messages import Ended, Event, Order, Report, Start, Stop
 from sweep.record import Record
 from sweep.results import ResultSet, TrialRow
-from sweep.schema import ExecutorSettings
 from tests.studies import children, on_one_core, plan
 
 CONF = str(Path(__file__).parent / "conf")
@@ -68,18 +67,41 @@ def one_core() -> Iterator[None]:
     os.sched_setaffinity(0, before)
 
 
-@pytest.fixture(scope="module", params=["inline", "local"])
+RAY = pytest.param("ray", marks=pytest.mark.ray)
+
+
+@pytest.fixture(scope="module", params=["inline", "local", RAY])
 def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    folder = tmp_path_factory.mktemp(request.param)
-    overrides = [f"executor={request.param}", f"study.folder={folder}"]
+    return run(tmp_path_factory.mktemp(request.param), f"executor={request.param}")
+
+
+def run(folder: Path, *overrides: str) -> Ran:
+    """The awkward study from its start to its end."""
     passed: list[Passed] = []
-    before = children(os.getpid())
-    plan = make_plan(["+study=awkward", *overrides], CONF)
+    before = descendants()
+    plan = make_plan(["+study=awkward", f"study.folder={folder}", *overrides], CONF)
     carry_out(plan, lambda *message: passed.append(message))
     with closing(Record(plan)) as record:
         results = record.results()
     log = "".join(path.read_text() for path in (plan.folder / "logs").iterdir())
-    return Ran(results, passed, log, children(os.getpid()) - before)
+    return Ran(results, passed, log, descendants() - before)
+
+
+def descendants() -> set[int]:
+    """All living processes that this one has started, and those that they have started."""
+    parents, found = {}, {os.getpid()}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # gone meanwhile
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+            parents[int(stat.parent.name)] = 0 if state == "Z" else int(parent)
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return {pid for pid in found if not is_tracker(pid)}
+
+
+def is_tracker(pid: int) -> bool:
+    """Whether it is multiprocessing's own, which lives as long as this process."""
+    return b"resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def test_every_trial_is_run_once(ran: Ran) -> None:
@@ -136,6 +158,43 @@ def test_the_best_checkpoint_comes_home(ran: Ran) -> None:
 
 def test_no_process_is_left(ran: Ran) -> None:
     assert ran.left_over == set()
+
+
+# Conformance of those whose workers are processes: what would end this one
+
+SILENCE_S = 10
+
+
+@pytest.fixture(scope="module", params=["local", RAY])
+def survived(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    settings = [f"executor={request.param}", f"executor.silence_s={SILENCE_S}", "executor.lanes=1"]
+    deeds = ["model.deed=choice(dies,hangs,fine)", "study.retries=0"]
+    return run(tmp_path_factory.mktemp(request.param), *settings, *deeds)
+
+
+@pytest.mark.slow
+def test_a_trial_that_kills_its_worker_fails_with_that_reason(survived: Ran) -> None:
+    row = survived.trial("dies")
+    assert row.status == "failed"
+    assert row.reason is not None
+    assert row.reason.startswith("worker died (")
+    assert [report.epoch for report in survived.reports("dies")] == [1]
+
+
+@pytest.mark.slow
+def test_a_trial_that_hangs_is_ended_after_a_silence(survived: Ran) -> None:
+    row = survived.trial("hangs")
+    assert row.status == "failed"
+    assert row.reason is not None
+    assert row.reason.startswith("worker hung, it said nothing for 1")
+    assert [report.epoch for report in survived.reports("hangs")] == [1]
+
+
+@pytest.mark.slow
+def test_the_other_trials_are_run_by_the_next_worker(survived: Ran) -> None:
+    assert survived.trial("fine").status == "complete"
+    assert len(survived.results.trials) == 3
+    assert survived.left_over == set()
 
 
 # Local: processes that die, or never live
@@ -196,27 +255,3 @@ def test_nothing_is_started_when_nothing_is_left(tmp_path: Path) -> None:
     with closing(Record(finished)) as record:
         run_local(Conductor(finished, record, lambda *message: passed.append(message)), finished)
     assert passed == []
-
-
-@pytest.mark.parametrize(
-    "visible, devices, expected",
-    [
-        ("0,1,2", "auto", (3, 3)),
-        ("2", "auto", (1, 1)),
-        ("0,1", 6, (6, 2)),
-        ("", 3, (3, 0)),
-        ("GPU-6ba7b810-9dad-11d1", "auto", (1, 1)),
-    ],
-)
-def test_workers_are_placed_on_the_devices_that_are_visible(
-    monkeypatch: pytest.MonkeyPatch, visible: str, devices: int, expected: tuple[int, int]
-) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert placement(ExecutorSettings("local", devices)) == expected
-
-
-def test_without_a_gpu_there_is_a_worker_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    cores = len(os.sched_getaffinity(0))
-    settings = replace(ExecutorSettings("local"), devices="auto")
-    assert placement(settings) == (min(cores, 16), 0)

@@ -12,7 +12,7 @@ from torch import nn
 from dropnorm import MNIST, Classifier
 from dropnorm.data import epoch_order
 from dropnorm.pack import LaneBatches, Pack, signature
-from dropnorm.pack.scores import Scores, lane_losses, losses_together
+from dropnorm.pack.losses import lane_losses, losses_together
 from tests.packs import CNN, MLP, AfterEpoch, data, fit_pack, quiet_trainer, same, state, trials
 
 # Metrics
@@ -29,21 +29,6 @@ def test_every_lane_learns_and_has_the_four_metrics(tmp_path: Path) -> None:
 def test_mixed_precision_learns(tmp_path: Path) -> None:
     pack = fit_pack(tmp_path, Pack(trials(CNN, [3, 3])), 8, precision="bf16-mixed")
     assert min(pack.metrics(lane)["val_accuracy"] for lane in range(2)) > 0.3
-
-
-def test_scores_are_those_of_the_plain_module() -> None:
-    logits, y = 3 * torch.randn(2, 70, 10), torch.randint(10, (70,))
-    logits[1, :5] = 1000 * torch.eye(10)[y[:5]]  # confidences of exactly 1
-    scores = Scores(2, torch.device("cpu"))
-    for some in (slice(0, 40), slice(40, 70)):
-        scores.update(logits[:, some], y[some])
-    for lane in range(2):
-        module = Classifier(nn.Identity())
-        module.validation_step((logits[lane], y), 0)
-        expected = {k: float(v) for k, v in module.val_metrics.compute().items()}
-        mine = {f"val_{k}": float(v[lane]) for k, v in scores.compute().items()}
-        assert mine["val_accuracy"] == expected["val_accuracy"]
-        assert mine == pytest.approx(expected, abs=1e-6)
 
 
 def test_losses_are_the_same_in_turn_and_together() -> None:

@@ -270,7 +270,7 @@ def test_the_best_trial_comes_with_the_lines_that_load_it() -> None:
 
 
 def test_a_plan_says_what_remains_of_a_recorded_study(tmp_path: Path) -> None:
-    wanted = plan(tmp_path, "sampler=grid", "sampler.points=3")
+    wanted = plan(tmp_path)
     text = text_of(80, show_plan, wanted, None)
     assert "8 trials of at most 4 epochs" in text
     assert "interval(0, 0.7)" in text

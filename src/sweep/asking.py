@@ -65,7 +65,9 @@ class Asker:
         if self._momenta:
             last = int(config["trainer"]["max_epochs"])
             scored = scored_epochs(self._plan.pruner, self._budget, last)
-            spec = replace(spec, momenta=self._momenta, scored=scored)
+            assert self._plan.profiled is not None
+            key = self._plan.profiled.key
+            spec = replace(spec, momenta=self._momenta, momentum_key=key, scored=scored)
         return Running(spec, trial)
 
     def tell(self, running: Running, value: float | None, state: TrialState) -> Mapping[str, Any]:

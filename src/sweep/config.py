@@ -19,7 +19,7 @@ from sweep.sections import check_metric, check_section, leaves, unknown_key
 from sweep.space import Dimension, write_params
 from sweep.strategies import unsuited
 
-TRIAL_SECTIONS = ("model", "data", "optimizer", "trainer")  # what a worker is told
+TRIAL_SECTIONS = ("model", "data", "optimizer", "trainer", "retrofit")  # what a worker is told
 _OWN_SECTIONS = ("study", "sampler", "pruner", "executor", "confirm")  # what the conductor reads
 _EXAMPLE = "type for example 'model.dropout=interval(0,0.5)'"
 

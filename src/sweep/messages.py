@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
-MOMENTUM = "model.bn_momentum"  # the parameter that a trial can score whole
+MOMENTUM = "model.bn_momentum"
+RETROFITTED = "retrofit.bn_momentum"
+MOMENTUM_KEYS = (MOMENTUM, RETROFITTED)  # parameters of which a trial can score every value
 Value: TypeAlias = float | int | str | bool | None
 Status: TypeAlias = Literal["complete", "pruned", "failed", "interrupted"]
 
@@ -36,6 +38,7 @@ class TrialSpec:
     config: Mapping[str, Any]
     best: float | None = None
     momenta: tuple[float | None, ...] = ()
+    momentum_key: str = MOMENTUM
     scored: tuple[int, ...] = ()
     momentum_is_fixed: bool = False
     test: bool = False

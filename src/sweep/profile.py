@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sweep.errors import Problem
-from sweep.messages import MOMENTUM
+from sweep.messages import MOMENTUM, RETROFITTED
 from sweep.schema import PrunerSettings
 from sweep.space import Dimension
 
@@ -23,9 +23,17 @@ def profiled(
     search: Sequence[Dimension], trial: Mapping[str, Any], metric: str
 ) -> Dimension | None:
     """The dimension that training itself searches; None if the sampler has to."""
-    if trial["model"].get("_target_") != _MODEL or not metric.startswith("val_"):
+    if not metric.startswith("val_"):
         return None
-    return next((d for d in search if d.key == MOMENTUM), None)
+    keys = [RETROFITTED]  # whatever the module, for ours takes the place of its norms
+    if trial["model"].get("_target_") == _MODEL and not is_retrofitted(trial):
+        keys.append(MOMENTUM)
+    return next((d for d in search if d.key in keys), None)
+
+
+def is_retrofitted(trial: Mapping[str, Any]) -> bool:
+    """Whether anything of the module's layers is replaced."""
+    return any(value is not None for value in (trial.get("retrofit") or {}).values())
 
 
 def without_meaning(search: Sequence[Dimension], trial: Mapping[str, Any]) -> list[Problem]:

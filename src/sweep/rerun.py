@@ -9,7 +9,7 @@ from rich.table import Table
 
 from sweep.config import TRIAL_SECTIONS
 from sweep.errors import ConfigError, Problem, StudyError
-from sweep.messages import MOMENTUM, Ended, Event, Order, Report, TrialSpec
+from sweep.messages import Ended, Event, Order, Report, TrialSpec
 from sweep.profile import momenta, profiled, scored_epochs
 from sweep.results import ResultSet, TrialRow
 from sweep.roster import Roster
@@ -47,17 +47,17 @@ def _find(results: ResultSet, number: str) -> TrialRow:
 def make_spec(results: ResultSet, row: TrialRow) -> TrialSpec:
     """The trial as the search started it."""
     config = results.config
-    trial = {section: config[section] for section in TRIAL_SECTIONS}
+    trial = {section: config.get(section) or {} for section in TRIAL_SECTIONS}
     dimensions = {key: parse_dimension(key, text) for key, text in results.search.items()}
-    params = {k: v for k, v in row.params.items() if k != MOMENTUM or row.momentum is None}
+    free = profiled(list(dimensions.values()), trial, results.metric)
+    params = {k: v for k, v in row.params.items() if free is None or k != free.key}
     settings = {key: dimensions[key].setting(value) for key, value in params.items()}
     spec = TrialSpec(row.number, row.seed, params, write_params(trial, settings))
-    free = profiled(list(dimensions.values()), trial, results.metric)
     if free is None:
         return spec
     budget, last = (int(c["trainer"]["max_epochs"]) for c in (trial, spec.config))
     scored = scored_epochs(PrunerSettings(**config["pruner"]), budget, last)
-    return replace(spec, momenta=momenta(free), scored=scored)
+    return replace(spec, momenta=momenta(free), momentum_key=free.key, scored=scored)
 
 
 def _train(results: ResultSet, row: TrialRow) -> tuple[list[Report], Ended]:

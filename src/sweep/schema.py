@@ -19,6 +19,7 @@ from sweep.values import (
     Noise,
     Order,
     Part,
+    Patterns,
     Positive,
     Rate,
     Residual,
@@ -180,6 +181,17 @@ class PrunerSettings:
 
 
 @dataclass(frozen=True, config=_CLOSED)
+class RetrofitSettings:
+    dropout: Annotated[
+        Rate | dict[str, Rate] | None,
+        Field(description="a number from 0 to below 1, rates by pattern, or null", examples=[0.3]),
+    ] = None
+    bn_momentum: Momentum = None
+    where: Patterns = None
+    insert: Patterns = None
+
+
+@dataclass(frozen=True, config=_CLOSED)
 class ConfirmSettings:
     top: Natural = 3
     seeds: Natural = 5
@@ -190,13 +202,22 @@ class ConfirmSettings:
 
 @dataclass(frozen=True, config=_CLOSED)
 class ExecutorSettings:
-    name: Literal["inline", "local"]
+    name: Literal["inline", "local", "ray"]
     devices: Annotated[
-        Literal["auto"] | Whole, Field(description="auto or a whole number from 1 up", examples=[2])
+        Literal["auto"] | Whole | Annotated[list[Natural], Field(min_length=1)],
+        Field(description="auto, a whole number from 1 up, or a list of GPUs", examples=[2]),
     ] = "auto"
+    workers_per_device: Whole = 1
     lanes: Annotated[
         Literal["auto"] | Whole, Field(description="auto or a whole number from 1 up", examples=[4])
     ] = "auto"
+    silence_s: Annotated[
+        Positive | None, Field(description="a number above 0 or null", examples=[3600])
+    ] = 3600.0
+    address: Annotated[
+        Text | None,
+        Field(description="auto, an address or null", examples=["auto"]),
+    ] = None
 
 
 # What decides which dataclass a section must fit: the value of one of its keys ("": nothing does).
@@ -206,6 +227,7 @@ FORMS: dict[str, tuple[str, dict[str, type]]] = {
     "data": ("_target_", {"dropnorm.MNIST": Idx, "dropnorm.Synthetic": Synthetic}),
     "optimizer": ("name", {"adam": Adam, "adamw": Adam, "sgd": Sgd}),
     "trainer": ("", {"": TrainerSettings}),
+    "retrofit": ("", {"": RetrofitSettings}),
     "sampler": ("", {"": SamplerSettings}),
     "pruner": ("", {"": PrunerSettings}),
     "executor": ("", {"": ExecutorSettings}),

@@ -13,10 +13,12 @@ from rich.console import Console
 from rich.text import Text
 
 from sweep.config import Plan
+from sweep.confirm.summary import summarise
 from sweep.errors import StudyError
 from sweep.executors.local import placement
 from sweep.experiment import planned
 from sweep.results import ResultSet, TrialRow
+from sweep.schema import ConfirmSettings
 from sweep.terminal import minutes, show, spell
 
 
@@ -60,6 +62,7 @@ def show_end(results: ResultSet, page: Path, seconds: float, console: Console) -
     """The end of a study: the best parameters, where everything lies, what to type next."""
     lines = [
         *_result(results),
+        *_answer(results),
         ("took", minutes(seconds)),
         ("report", str(page)),
         ("next", f"tensorboard --logdir {_typed(results.folder)}"),
@@ -72,19 +75,41 @@ def show_best(results: ResultSet, console: Console) -> None:
     """The best parameters and the lines that load the checkpoint. Errors: StudyError if none is."""
     if results.best is None:
         raise StudyError(f"study {results.name}: no trial is complete yet; run it first")
-    _print(f"study {results.name}", _result(results), console)
+    _print(f"study {results.name}", [*_result(results), *_answer(results, True)], console)
     target = str(results.config.get("model", {}).get("_target_", "dropnorm.Classifier"))
     module, _, name = target.rpartition(".")
     checkpoint = json.dumps(f"{results.folder}/checkpoints/best.ckpt", ensure_ascii=False)
     lines = [
-        "This is the search's own figure: one seed, and the best of many looks better than it is.",
         "",
-        f"    from {module} import {name}",
-        f"    model = {name}.load_from_checkpoint({checkpoint}).eval()",
+        f"from {module} import {name}",
+        f"model = {name}.load_from_checkpoint({checkpoint}).eval()",
     ]
     if target == "dropnorm.Classifier":
-        lines += ["    model(images)    # logits; model.fold() for inference without norm layers"]
-    console.print(Text("\n".join(lines)), soft_wrap=True)
+        lines += _USES
+    console.print(Text("\n    ".join(lines)), soft_wrap=True)
+
+
+# What can be done with a Classifier; a test types these lines.
+_USES = [
+    "images = model.example_input_array                 # yours: normalised as in training",
+    "model(images)                                      # logits",
+    "network = model.fold()                             # no norm layers, no dropout: inference",
+    "import torch",
+    'torch.export.save(torch.export.export(network, (images,)), "model.pt2")',
+    'torch.onnx.export(network, (images,), "model.onnx") # pip install onnx onnxscript',
+]
+
+
+def _answer(results: ResultSet, all_of_it: bool = False) -> list[tuple[str, str]]:
+    """What the study says, in sentences; with `all_of_it` also how far to trust it."""
+    if results.best is None:
+        return []
+    margin = results.config.get("confirm", {}).get("margin", ConfirmSettings().margin)
+    answer = summarise(results, margin)
+    said = list(answer.sentences)
+    if all_of_it:
+        said += [answer.shrinkage, *answer.unknown]
+    return [("answer" if place == 0 else "", text) for place, text in enumerate(said)]
 
 
 def _result(results: ResultSet) -> list[tuple[str, str]]:

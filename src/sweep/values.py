@@ -110,3 +110,7 @@ DropPath: TypeAlias = Annotated[
     AfterValidator(_of_residual_blocks),
     Field(description="0.0, or with residual=true a number below 1", examples=[0.0]),
 ]
+Patterns: TypeAlias = Annotated[
+    str | list[str] | None,
+    Field(description="a pattern of names, a list of them, or null", examples=["*"]),
+]

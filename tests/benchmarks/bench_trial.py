@@ -16,7 +16,8 @@ import torch
 from dropnorm.matmul import choose_matmul_backend
 from sweep.config import make_plan
 from sweep.messages import TrialSpec
-from sweep.worker import train
+from sweep.worker.alone import train_alone
+from sweep.worker.desk import Desk
 from tests.benchmarks.peers import optuna_lightning
 from tests.benchmarks.rounds import median_seconds
 
@@ -33,7 +34,7 @@ def trial(hidden: tuple[int, ...]) -> TrialSpec:
 
 
 def ours(spec: TrialSpec) -> None:
-    train("bench", spec, lambda *_: [], "val_accuracy", "maximize")
+    train_alone(Desk("bench", lambda *_: [], "val_accuracy", "maximize"), spec)
 
 
 def announce() -> None:

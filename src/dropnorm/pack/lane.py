@@ -15,17 +15,25 @@ from dropnorm.optimizers import Optimizer
 class Lane:
     """A trial: all settings of its `Classifier`, and how far it has come.
 
-    `metrics` are those of its last validation, and empty before the first.
+    `metrics` are those of its last validation, and empty before the first. `moments` are what its
+    optimizer is to begin with once there is one, if the trial was begun elsewhere.
     """
 
     hparams: dict[str, Any]
     optimizer: Optimizer
     batches: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
+    moments: dict[str, Any] | None = None
 
     @classmethod
-    def of(cls, trial: Classifier) -> Lane:
-        return cls(dict(trial.hparams), trial.optimizer_settings)
+    def of(cls, trial: Classifier, snapshot: Mapping[str, Any] | None = None) -> Lane:
+        """At its beginning, or where a `Pack.lane_snapshot` of it was taken."""
+        lane = cls(dict(trial.hparams), trial.optimizer_settings)
+        if snapshot is not None:
+            lane.batches = snapshot["global_step"]
+            lane.metrics = dict(snapshot["metrics"])
+            lane.moments = snapshot["moments"]
+        return lane
 
     @property
     def seed(self) -> int:

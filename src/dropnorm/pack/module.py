@@ -11,18 +11,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from types import EllipsisType
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from dropnorm.bank import Bank
 from dropnorm.module import Classifier
+from dropnorm.pack.banks import carry_banks, check_momenta, lane_bank, put_bank
 from dropnorm.pack.lane import Lane, check_same
+from dropnorm.pack.losses import lane_losses
 from dropnorm.pack.optimizer import LaneOptimizer, clip_lanes
-from dropnorm.pack.scores import Scores, lane_losses
 from dropnorm.pack.sequential import dropout_steps, keep_lanes, lane_state, put_lane, stack
 from dropnorm.pack.signature import shape_settings
+from dropnorm.scores import Scores
 
 Batch = tuple[Tensor, Tensor]
 
@@ -35,14 +39,24 @@ class Pack(pl.LightningModule):
     the middle of an epoch a lane would go on with the other trial's batches. The Trainer's
     `gradient_clip_val` clips every lane by itself. A lane that diverges is marked as `failed` and
     leaves the others as they are. `epochs` is how long a trial trains, which its schedule needs; by
-    default as long as the Trainer.
+    default as long as the Trainer. With `momenta` every lane carries the running averages of all of
+    them, whatever its own (`bank`).
+
+    A trial can move: `lane_snapshot` between epochs, and `refill` with it in any pack of the same
+    signature and momenta, before `fit` or between epochs. It then sees what it would have seen.
 
     Shapes: x [K, B, *input_shape], or [B, *input_shape] shared by all lanes -> [K, B, classes].
     Errors: ValueError for lanes of different signatures, and for float16, whose gradient scale all
     lanes would share; TypeError for networks that have no packed form.
     """
 
-    def __init__(self, lanes: Sequence[Mapping[str, Any]], *, epochs: int | None = None) -> None:
+    def __init__(
+        self,
+        lanes: Sequence[Mapping[str, Any]],
+        *,
+        epochs: int | None = None,
+        momenta: Sequence[float | None] | None = None,
+    ) -> None:
         super().__init__()
         if not lanes:
             raise ValueError("pack: expected the settings of at least one lane, got none")
@@ -50,6 +64,9 @@ class Pack(pl.LightningModule):
         trials = [self._trial(hparams) for hparams in lanes]
         self.lanes = [Lane.of(trial) for trial in trials]
         self.network = stack([trial.network for trial in trials])
+        self.momenta = None if momenta is None else tuple(momenta)
+        if self.momenta is not None:
+            carry_banks(self.network, self.momenta)
         self.epochs = epochs
         self._input_dims = 1 + len(trials[0].hparams["input_shape"])
         self._optimizer: LaneOptimizer | None = None
@@ -76,34 +93,73 @@ class Pack(pl.LightningModule):
         """A copy of the lane's weights and buffers, named as in the plain network."""
         return lane_state(self.network, lane)
 
-    def classifier(self, lane: int) -> Classifier:
-        """The lane's trial as a plain `Classifier` on the CPU: a copy."""
-        trial = self._trial(self.lanes[lane].hparams)
-        trial.network.load_state_dict(self.lane_state(lane))
+    def bank(self, lane: int) -> Bank:
+        """A copy of the lane's bank on the CPU, with the names of the plain network's norms.
+
+        Errors: ValueError for a pack without momenta.
+        """
+        return lane_bank(self.network, lane, self.momenta)
+
+    def classifier(self, lane: int, momentum: float | EllipsisType | None = ...) -> Classifier:
+        """The lane's trial as a plain `Classifier` on the CPU: a copy.
+
+        With a `momentum` of the bank, the trial is the one with this bn_momentum: its running
+        averages are those that the bank has for it. Errors: ValueError if the bank has not.
+        """
+        hparams, state = self.lanes[lane].hparams, self.lane_state(lane)
+        if not isinstance(momentum, EllipsisType):
+            bank = self.bank(lane)
+            state |= bank.column(bank.index(momentum))
+            hparams = {**hparams, "bn_momentum": momentum}
+        trial = self._trial(hparams)
+        trial.network.load_state_dict(state)
         trial.on_load_checkpoint({"dropout_steps": dropout_steps(self.network, lane)})
         return trial
 
-    def checkpoint(self, lane: int) -> dict[str, Any]:
+    def checkpoint(self, lane: int, momentum: float | EllipsisType | None = ...) -> dict[str, Any]:
         """What `torch.save` makes a file of that `Classifier.load_from_checkpoint` reads."""
-        trial, state = self.classifier(lane), self.lanes[lane]
+        trial, state = self.classifier(lane, momentum), self.lanes[lane]
         checkpoint = {
             "pytorch-lightning_version": version("pytorch-lightning"),
             "epoch": self._epoch(state),
             "global_step": state.batches,
             "state_dict": trial.state_dict(),
-            "hyper_parameters": dict(state.hparams),
+            "hyper_parameters": dict(trial.hparams),
         }
         trial.on_save_checkpoint(checkpoint)
         return checkpoint
 
-    def refill(self, lane: int, hparams: Mapping[str, Any]) -> None:
-        """Starts another trial in a lane, in place: weights, keys, optimizer, all as if alone."""
+    def lane_snapshot(self, lane: int) -> dict[str, Any]:
+        """A checkpoint of the lane, and all else that `refill` needs to go on with it elsewhere.
+
+        Take it between epochs: in the middle of one, its batches would begin again.
+        """
+        state = self.lanes[lane]
+        moments = state.moments if self._optimizer is None else self._optimizer.moments(lane)
+        bank = None if self.momenta is None else self.bank(lane).state_dict()
+        more = {"moments": moments, "bank": bank, "metrics": dict(state.metrics)}
+        return {**self.checkpoint(lane), **more}
+
+    def refill(
+        self, lane: int, hparams: Mapping[str, Any], snapshot: Mapping[str, Any] | None = None
+    ) -> None:
+        """Starts another trial in a lane, in place: weights, keys, optimizer, all as if alone.
+
+        With a `lane_snapshot` of it the trial goes on from there, as if it had never been away.
+        Errors: ValueError for a snapshot that was taken with other momenta.
+        """
         trial = self._trial(hparams)
+        if snapshot is not None:
+            check_momenta(self.momenta, snapshot["bank"])
+            trial.load_state_dict(snapshot["state_dict"])
+            trial.on_load_checkpoint(dict(snapshot))
         put_lane(self.network, lane, trial.network)
-        self.lanes[lane] = Lane.of(trial)
+        if snapshot is not None and snapshot["bank"] is not None:
+            put_bank(self.network, lane, snapshot["bank"])
+        self.lanes[lane] = Lane.of(trial, snapshot)
         self._loss_sum[lane] = 0
         if self._optimizer is not None:
-            self._optimizer.restart(lane, trial.optimizer_settings)
+            self._begin_updates(lane)
 
     def shrink(self, keep: Sequence[int]) -> None:
         """Drops all lanes but these, which take the places 0, 1, ... in this order."""
@@ -115,6 +171,13 @@ class Pack(pl.LightningModule):
         self._loss_sum = self._loss_sum[keep]
         if self._optimizer is not None:
             self._optimizer.keep(keep)
+
+    def _begin_updates(self, lane: int) -> None:
+        """Tells the optimizer of a lane's trial."""
+        assert self._optimizer is not None
+        state = self.lanes[lane]
+        self._optimizer.restart(lane, state.optimizer, state.moments)
+        state.moments = None
 
     def _epoch(self, lane: Lane) -> int:
         return int(lane.batches // self.trainer.num_training_batches) if lane.batches else 0
@@ -172,6 +235,8 @@ class Pack(pl.LightningModule):
             raise ValueError(f"precision: a pack expects bf16-mixed or 32-true, got {precision}")
         lanes = [lane.optimizer for lane in self.lanes]
         self._optimizer = LaneOptimizer(self.network.parameters(), lanes, self._total_steps)
+        for lane in range(len(lanes)):
+            self._begin_updates(lane)
         return self._optimizer
 
     def configure_gradient_clipping(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dropnorm.kernels import usable
 from dropnorm.optimizers import Optimizer
 from dropnorm.pack.updates import STATE, lane_numbers, update_lane, update_together
 
@@ -61,13 +62,21 @@ class LaneOptimizer(torch.optim.Optimizer):
         return [s.rate(step, total) for s, step in zip(self.lanes, self.steps, strict=True)]
 
     @torch.no_grad()
-    def restart(self, lane: int, settings: Optimizer) -> None:
-        """A new trial in a lane: its settings, step 0, no moments. In place."""
+    def restart(
+        self, lane: int, settings: Optimizer, moments: Mapping[str, Any] | None = None
+    ) -> None:
+        """A new trial in a lane, in place: its settings, step 0, no moments; or `moments` of it."""
         self.lanes[lane] = settings
-        self.steps[lane] = 0
-        for state in self.state.values():
-            for tensor in state.values():
-                tensor[lane].zero_()
+        self.steps[lane] = 0 if moments is None else moments["step"]
+        for number, parameter in enumerate(self._parameters()):
+            for name, tensor in self.state[parameter].items():
+                tensor[lane] = 0 if moments is None else moments["parameters"][number][name]
+
+    def moments(self, lane: int) -> dict[str, Any]:
+        """A copy, on the CPU, of a lane's step count and of its state for each parameter."""
+        states = [self.state[parameter] for parameter in self._parameters()]
+        copies = [{name: t[lane].to("cpu", copy=True) for name, t in s.items()} for s in states]
+        return {"step": self.steps[lane], "parameters": copies}
 
     def keep(self, lanes: Sequence[int]) -> None:
         """Drops the state of the other lanes; the parameters have already lost theirs."""
@@ -91,10 +100,13 @@ class LaneOptimizer(torch.optim.Optimizer):
     def together(self, parameters: Sequence[nn.Parameter]) -> None:
         """The same update, equal to rounding, with kernels over all lanes."""
         numbers = self._numbers(parameters[0].device)
+        update = update_together
+        if usable(parameters[0]):
+            from dropnorm.kernels.updates import update_fused as update  # needs Triton
         for p in parameters:
             shape = (-1, *[1] * (p.dim() - 1))
             mine = {name: values.view(shape) for name, values in numbers.items()}
-            update_together(p, _gradient(p), self.state[p], mine)
+            update(p, _gradient(p), self.state[p], mine)
 
     def _numbers(self, device: torch.device) -> dict[str, Tensor]:
         """The numbers of the next step, each [K], moved to the device in one piece."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dropnorm.blocks import BatchNorm, Block, Dropout
 from dropnorm.blocks.block import ACTIVATIONS
 from dropnorm.pack.dropout import LaneDropout
+from dropnorm.pack.fusing import fused
 from dropnorm.pack.images import LaneConv2d, LanePool
 from dropnorm.pack.layer import LaneLayer, Run, Stateless
 from dropnorm.pack.linear import LaneLinear
@@ -30,8 +31,12 @@ class LaneSequential(LaneLayer):
         return map(_chain, zip(*runs, strict=False))
 
     def together(self, x: Tensor) -> Tensor:
-        for child in self._children():
-            x = child.together(x)
+        waiting = self._children()
+        while waiting:
+            x, taken = fused(waiting, x)
+            if not taken:
+                x, taken = waiting[0].together(x), 1
+            waiting = waiting[taken:]
         return x
 
     def _children(self) -> list[LaneLayer]:

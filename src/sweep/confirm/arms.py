@@ -154,7 +154,8 @@ def _comparison(
     elif corrected <= ALPHA:
         outcome = "better" if gap.mean > 0 else "worse"
     seeds = seeds_to_tell(difference.noise, words.margin) if outcome == "undecided" else None
-    clause = against(words, outcome, gap, seeds, f"the {other}")
+    clause = against(words, outcome, gap, f"the {other}")
+    clause += f": {words.more_seeds(seeds)}" if outcome == "undecided" else ""
     place = "on the test set" if split == "test" else "on validation"
     sentence = f"The {name}, {place}: {clause}."
     return Comparison(

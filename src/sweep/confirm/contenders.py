@@ -44,7 +44,6 @@ def make_specs(
     plan: Plan, contenders: Sequence[Contender]
 ) -> dict[int, tuple[Contender, TrialSpec]]:
     """What is trained for each contender and seed, by number; one seed of all before the next."""
-    momentum = momenta(plan.profiled) if plan.profiled else ()
     specs: dict[int, tuple[Contender, TrialSpec]] = {}
     for place in range(plan.confirm.seeds):
         seed = derive(plan.study.seed, "confirm", place)
@@ -52,8 +51,10 @@ def make_specs(
             config = plan.trial_config(contender.params)
             last = int(config["trainer"]["max_epochs"])
             spec = TrialSpec(len(specs), seed, contender.params, config, test=True)
-            if momentum:
-                spec = replace(spec, momenta=momentum, scored=(last,), momentum_is_fixed=True)
+            if plan.profiled:
+                key, all_of = plan.profiled.key, momenta(plan.profiled)
+                spec = replace(spec, momenta=all_of, momentum_key=key, scored=(last,))
+                spec = replace(spec, momentum_is_fixed=True)
             specs[spec.number] = (contender, spec)
     return specs
 

@@ -10,12 +10,11 @@ import math
 from collections.abc import Hashable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sweep.confirm.arms import sign_of
 from sweep.confirm.estimates import Array, Estimate, seeds_to_tell
 from sweep.confirm.findings import Level, Standing, Verdict
-from sweep.confirm.ranking import Ranking, rank
+from sweep.confirm.ranking import Places, Ranking, rank
 from sweep.confirm.verdicts import judge, unknown
 from sweep.confirm.wording import Words, plural
 from sweep.report.parameters import Parameter
@@ -39,8 +38,9 @@ def momentum_verdict(results: ResultSet, parameter: Parameter, words: Words) -> 
     if count < _ENOUGH or len(momenta) < 2:
         return unknown(parameter, f"{plural(count, 'training')} scored its values in common")
     values = sign_of(results) * _table(curves, momenta)
-    anchor = _expected_best(sign_of(results), found, momenta) if confirmed else None
-    ranking = rank(values, words.margin, anchor)
+    numbers = momenta[: len(momenta) - (None in momenta)]
+    anchor = _expected_best(sign_of(results), found, numbers) if confirmed else None
+    ranking = rank(values, words.margin, len(numbers), anchor)
     where = f"{plural(count, 'fresh seed')} of the confirmation" if confirmed else "the search"
     evidence = f"{plural(len(curves), 'training')} in {where}, all values on the same weights"
     levels = [_level(ranking, i, momentum, count) for i, momentum in enumerate(momenta)]
@@ -65,9 +65,7 @@ def _table(curves: Curves, momenta: Sequence[float | None]) -> Array:
     return np.array([np.mean(group, axis=0) for group in rows.values()]).T
 
 
-def _expected_best(
-    sign: float, found: Curves, momenta: Sequence[float | None]
-) -> NDArray[np.intp] | None:
+def _expected_best(sign: float, found: Curves, momenta: Sequence[float | None]) -> Places | None:
     """The best of the search on average; None if it did not score the same values."""
     known = [(by, c) for by, c in found if set(momenta) <= set(_common([(by, c)]))]
     return np.array((sign * _table(known, momenta)).mean(-1).argmax()) if known else None

@@ -26,7 +26,7 @@ from sweep.report.parameters import Parameter
 from sweep.results import ConfirmRow, ResultSet, TrialRow
 
 _ENOUGH = 6  # settings before a surface says anything
-_MOST = 300  # trainings that a surface is drawn through, the latest: the time is cubic in them
+_MOST = 150  # trials that a surface is drawn through: the time is cubic in them
 _DEAD = 10  # losses so many times the median are of runs that went wrong, not of the surface
 
 
@@ -48,7 +48,7 @@ def response_verdicts(
     words: Words,
 ) -> list[Verdict]:
     """One verdict for each parameter, all at once: the surface is drawn over them together."""
-    trainings = _trainings(results, parameters)[-_MOST:]
+    trainings = _trainings(results, parameters)
     settings = len({t.place for t in trainings})
     base = point(parameters, recommended)
     if base is None or settings < max(_ENOUGH, len(parameters) + 2):
@@ -77,7 +77,8 @@ def response_verdicts(
 def _trainings(results: ResultSet, parameters: Sequence[Parameter]) -> list[Training]:
     """Of search and confirmation, each setting and seed once."""
     sign, found = sign_of(results), {}
-    rows: list[TrialRow | ConfirmRow] = [*results.complete, *results.confirm]
+    step = max(1, math.ceil(len(results.complete) / _MOST))
+    rows: list[TrialRow | ConfirmRow] = [*results.complete[::step], *results.confirm]
     for row in rows:
         place, value = point(parameters, row.params), _value(row, results)
         if place is not None and math.isfinite(value):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from sweep.confirm.arms import is_default
+from sweep.confirm.arms import DEFAULT, is_default
 from sweep.confirm.findings import Arm, Comparison, Verdict
 from sweep.confirm.wording import Words, against, capital, plural
 
@@ -27,29 +27,27 @@ def recommendation(
     interval = chosen.test or chosen.validation
     if interval is None:
         figure = words.metric.show(chosen.searched)
-        best = f"the best of {plural(complete, 'trial')}, with one seed" if complete > 1 else "one"
+        best = f"the best of {complete} trials, with one seed" if complete > 1 else "from one trial"
         return f"As far as the search knows, use {setting}: {figure} on validation, {best}."
     place = "on the test set" if chosen.test else "on validation"
     figure = f"{words.figure(interval)} {place} ({plural(interval.count, 'seed')})"
     if is_default(chosen, arms):
-        return f"Keep the default, {setting}: {figure}{_of_others(chosen, arms, comparisons)}."
+        return f"Keep the default, {setting}: {figure}{_of_others(chosen, comparisons)}."
     one = next((c for c in comparisons if c.arm == chosen.name), None)
     gain = ""
     if one is not None:
-        clause = against(words, one.outcome, one.difference, one.seeds, f"the {one.against}")
-        gain = f", {clause}"
+        gain = f", {against(words, one.outcome, one.difference, f'the {one.against}')}"
     return f"Use {setting}: {figure}{gain}."
 
 
-def _of_others(chosen: Arm, arms: Sequence[Arm], comparisons: Sequence[Comparison]) -> str:
-    rivals = [c for c in comparisons if chosen.name in (c.arm, c.against)]
-    found = sum(not is_default(arm, arms) for arm in arms)
-    if not rivals or not found:
+def _of_others(chosen: Arm, comparisons: Sequence[Comparison]) -> str:
+    if chosen.name != DEFAULT:
+        return ", which the search found again"
+    if not comparisons:
         return ""
-    better = [c.arm for c in rivals if c.outcome == "better" and c.arm != chosen.name]
-    if better:  # on the test set, though not on validation
-        return f", though the {better[0]} is better there"
-    return f", and the search found nothing that is detectably better ({found} tried)"
+    if better := [c.arm for c in comparisons if c.outcome == "better"]:
+        return f", though the {better[0]} is better there"  # not so on validation, which decides
+    return ", and the search found nothing that is detectably better"
 
 
 def effects(verdicts: Sequence[Verdict]) -> str:

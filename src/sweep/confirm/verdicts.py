@@ -44,11 +44,10 @@ def _sentence(verdict: Verdict, words: Words) -> str:
     if verdict.effect == "no difference":
         margin = words.amount(words.margin)
         return f"{_no_difference(verdict)}: none loses {margin} against {best} or more."
-    good, rest = spans(verdict, "as good"), spans(verdict, "undecided")
+    good, rest = _rivals(verdict), _spans(verdict, "undecided")
     parts = []
-    if others(verdict, "as good"):
-        verb = "is" if len(verdict.runs("as good")) == 1 else "are"
-        parts.append(f"{name} {listed(good)} {verb} as good as {best}")
+    if good:
+        parts.append(f"{name} {listed(good)} {_is(good)} as good as {best}")
     else:
         parts.append(f"no other {name} is known to be as good as {best}")
     parts += _worse(verdict, words)
@@ -74,33 +73,38 @@ def _place(verdict: Verdict, value: Value) -> int:
 
 
 def _clause(verdict: Verdict) -> str:
-    name, good = verdict.name, spans(verdict, "as good")
+    name = verdict.name
     if verdict.effect == "no difference":
         return _no_difference(verdict)
-    if others(verdict, "as good"):
-        text = f"{name} {listed(good)} is as good"
-        text = f"any {name} from {good[0]} is as good" if _one_range(verdict) else text
-    else:
-        text = f"no other {name} is known to be as good"
-    return text if verdict.effect == "matters" else f"{text}, and none is known to be worse"
+    if good := _rivals(verdict):
+        subject = f"any {name} from" if " to " in good[0] else name
+        text = f"{subject} {listed(good)} {_is(good)} as good"
+        return text if verdict.effect == "matters" else f"{text}, and none is known to be worse"
+    if verdict.effect == "matters":
+        return (
+            f"{name} {listed(_spans(verdict, 'worse'))} is worse, and no other known to be as good"
+        )
+    return f"which {name} is best is undecided"
 
 
 def _no_difference(verdict: Verdict) -> str:
-    good = spans(verdict, "as good")
-    where = f"between {good[0].replace(' to ', ' and ')}" if _one_range(verdict) else None
-    return f"{verdict.name} makes no detectable difference {where or 'among ' + listed(good)}"
+    good = _spans(verdict, "as good")
+    start = f"{verdict.name} makes no detectable difference"
+    if " to " in good[0]:
+        more = f", {listed(good[1:])} included" if good[1:] else ""
+        return f"{start} between {good[0].replace(' to ', ' and ')}{more}"
+    return f"{start} {'between' if len(good) == 2 else 'among'} {listed(good)}"
 
 
-def _one_range(verdict: Verdict) -> bool:
-    runs = verdict.runs("as good")
-    return len(runs) == 1 and runs[0][0] != runs[0][1]
+def _rivals(verdict: Verdict) -> list[str]:
+    """What is as good as the best, in words, but for the best itself where it stands alone."""
+    return [s for s in _spans(verdict, "as good") if s != said(verdict.best)]
 
 
-def others(verdict: Verdict, standing: Standing) -> bool:
-    """Whether a level other than the best stands so."""
-    return any(x.standing == standing and x.value != verdict.best for x in verdict.levels)
-
-
-def spans(verdict: Verdict, standing: Standing) -> list[str]:
+def _spans(verdict: Verdict, standing: Standing) -> list[str]:
     """The runs of a standing in words."""
     return [span(run) for run in verdict.runs(standing)]
+
+
+def _is(parts: Sequence[str]) -> str:
+    return "is" if len(parts) == 1 else "are"

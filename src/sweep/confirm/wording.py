@@ -88,13 +88,12 @@ def span(run: tuple[Value, Value]) -> str:
     return first if first == last else f"{first} to {last}"
 
 
-def against(words: Words, outcome: Outcome, gap: Interval, seeds: int | None, other: str) -> str:
-    """A difference as a clause on the better or worse side, e.g. `0.35 points better than X`."""
-    figure = words.gap(gap)
-    side = "better" if gap.mean >= 0 else "worse"
+def against(words: Words, outcome: Outcome, gap: Interval, other: str) -> str:
+    """What was found of a difference, e.g. `0.35 ± 0.08 points better than the default`."""
+    figure = f"{words.gap(gap)} {'better' if gap.mean >= 0 else 'worse'}"
     match outcome:
         case "equal":
-            return f"no detectable difference from {other} ({figure} {side})"
+            return f"no detectable difference from {other} ({figure})"
         case "undecided":
-            return f"{figure} {side} than {other}, which may be chance: {words.more_seeds(seeds)}"
-    return f"{figure} {side} than {other}"
+            return f"{figure} than {other}, which may be chance"
+    return f"{figure} than {other}"

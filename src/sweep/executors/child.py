@@ -10,11 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, parent_process
 from multiprocessing.connection import Connection
+from socket import gethostname
 from typing import Literal
 
-from sweep.messages import Event, Order
+from sweep.executors.places import Place
+from sweep.messages import Event, Exchange, Order
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -22,32 +25,37 @@ class Job:
     """What a worker process is told at its birth."""
 
     name: str
-    log: str
     metric: str
     direction: str
-    threads: int
-    gpu: int | None
     lanes: int | Literal["auto"]
+    place: Place
 
 
-def serve(job: Job, pipe: Connection) -> None:
+def serve(job: Job, log_path: str, pipe: Connection) -> None:
     """Runs in the spawned process until told to quit."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the conductor decides
+    os.setpgrp()  # so that what it starts can die with it
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    _write_output_to(job.log)
-    if job.gpu is not None:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible[job.gpu] if visible != [""] else str(job.gpu)
-    import torch  # after the device has been chosen
-
-    from sweep.worker import work
-
-    torch.set_num_threads(job.threads)
+    _write_output_to(log_path)
 
     def exchange(worker: str, events: Sequence[Event]) -> list[Order]:
         pipe.send(list(events))
         return pipe.recv()  # type: ignore[no-any-return]
 
+    if job.place.gpu is not None:
+        if "CUDA_VISIBLE_DEVICES" not in os.environ:
+            os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # count as nvidia-smi does
+        os.environ["CUDA_VISIBLE_DEVICES"] = job.place.gpu
+    train(job, exchange)
+
+
+def train(job: Job, exchange: Exchange) -> None:
+    """Works in this process, whose visible device is the worker's, until told to quit."""
+    import torch  # after the device has been chosen
+
+    from sweep.worker import work
+
+    log.info("%s: process %d on %s, %s", job.name, os.getpid(), gethostname(), job.place)
+    torch.set_num_threads(job.place.threads)
     work(job.name, exchange, job.metric, job.direction, job.lanes)
 
 
@@ -55,7 +63,7 @@ def _die_with_parent() -> None:
     parent = parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
-        os._exit(1)
+        os.killpg(0, signal.SIGKILL)
 
 
 def _write_output_to(path: str) -> None:

@@ -1,145 +1,129 @@
-"""Local: spawned processes on this machine, one a GPU, or one a core.
+"""Local: spawned processes on this machine, each with its own device.
 
 Each process has one pipe: up it goes a list of events, down it comes a list of orders. A pipe that
-closes before its worker was told to quit is a worker that died; another takes its place.
+closes before its worker was told to quit is a worker that died.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
-from multiprocessing import connection, get_context
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing import connection, get_context, resource_tracker
 from pathlib import Path
 
 from sweep.config import Plan
-from sweep.errors import StudyError
 from sweep.executors.child import Job, serve
-from sweep.messages import Conducting, Quit
+from sweep.executors.crew import Crew, Gone
+from sweep.executors.places import places
+from sweep.messages import Conducting, Event, Order
 from sweep.schema import ExecutorSettings
 
-log = logging.getLogger(__name__)
-
-_MOST_ON_CPU = 16  # workers of half a gigabyte each
-_TICK_S = 0.3  # how often the loop looks up from the pipes, for signals
 _GRACE_S = 5.0  # between TERM and KILL
 
 
 def run_local(conductor: Conducting, plan: Plan) -> None:
     """Carries messages until every worker has quit, or the conductor says halt.
 
-    Errors: StudyError when no worker could say a word; a log says why.
+    Errors: ConfigError if a device is not there; StudyError when no worker could say a word.
     """
-    count, gpus = placement(plan.executor)
-    count = min(count, conductor.total - conductor.ended)
-    crew = [Worker(job) for job in _jobs(plan, count, gpus)]
-    try:
-        while crew and not conductor.halted:
-            _attend(crew, conductor)
-    finally:
-        for worker in crew:
-            worker.terminate()
-        for worker in crew:
-            worker.bury()
+    Crew(conductor, Machine(plan), plan.executor.silence_s).work()
 
 
 def placement(executor: ExecutorSettings) -> tuple[int, int]:
-    """(workers, GPUs to spread them over). Counted without CUDA, which belongs to the workers."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = visible.split(",") if visible else list(Path("/dev").glob("nvidia[0-9]*"))
-    gpus = len(devices) if visible != "" else 0
-    if executor.devices != "auto":
-        return executor.devices, gpus
-    # Small products use two cores badly: two workers of one thread each train 1.6 times as many
-    # trials as one of two threads, and unlike OpenMP's threads they do not wait for each other.
-    return gpus or min(len(os.sched_getaffinity(0)), _MOST_ON_CPU), gpus
+    """(workers, GPUs they are spread over)."""
+    found = places(executor, "auto")
+    return len(found), len({place.gpu for place in found} - {None})
 
 
-def _jobs(plan: Plan, count: int, gpus: int) -> list[Job]:
-    return [
-        Job(
-            name=f"worker-{i}",
-            log=str(plan.folder / "logs" / f"worker-{i}.log"),
-            metric=plan.study.metric,
-            direction=plan.study.direction,
-            threads=max(1, len(os.sched_getaffinity(0)) // count),
-            gpu=i % gpus if gpus else None,
-            lanes=plan.executor.lanes,
-        )
-        for i in range(count)
-    ]
+class Machine:
+    """This machine: a worker for each of its places."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._logs, study, lanes = plan.folder / "logs", plan.study, plan.executor.lanes
+        found = places(plan.executor, plan.trial["trainer"]["accelerator"])
+        self._jobs = {
+            f"worker-{i}": Job(f"worker-{i}", study.metric, study.direction, lanes, place)
+            for i, place in enumerate(found)
+        }
+
+    def names(self) -> Sequence[str]:
+        return list(self._jobs)
+
+    def start(self, name: str) -> Child:
+        return Child(self._jobs[name], self._log(name))
+
+    def listen(self, links: Sequence[Child], timeout_s: float) -> Sequence[Child]:
+        children = {child.pipe: child for child in links}
+        ready = connection.wait(list(children), timeout_s)
+        return [children[pipe] for pipe in ready]  # type: ignore[index]
+
+    def last_words(self, name: str) -> str:
+        return last_line(self._log(name))
+
+    def _log(self, name: str) -> Path:
+        return self._logs / f"{name}.log"
 
 
-def _attend(crew: list[Worker], conductor: Conducting) -> None:
-    """One round: answers all who have something to say, replaces the dead, then writes."""
-    pipes = {worker.pipe: worker for worker in crew}
-    for pipe in connection.wait(list(pipes), timeout=_TICK_S):
-        worker = pipes[pipe]  # type: ignore[index]
-        if not worker.converse(conductor):
-            crew.remove(worker)
-            crew += _successors(worker, conductor, alone=not crew)
-    conductor.flush()
-
-
-def _successors(worker: Worker, conductor: Conducting, alone: bool) -> list[Worker]:
-    """Who takes the place of a worker whose pipe has closed: nobody, if it could not even start.
-
-    A broken device must not stop the others, nor be tried for ever.
-    """
-    how = worker.bury()
-    conductor.lost(worker.job.name, f"worker died ({how})")
-    if worker.dismissed or conductor.draining or conductor.ended >= conductor.total:
-        return []
-    if worker.spoke:
-        return [Worker(worker.job)]
-    path = worker.job.log
-    problem = f"{worker.job.name} could not start ({how}): {_last_line(path)}; see {path}"
-    if alone:
-        raise StudyError(problem)
-    log.warning("%s; the others go on", problem)
-    return []
-
-
-class Worker:
+class Child:
     """A process that trains, and this side's end of its pipe."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, log: Path) -> None:
         context = get_context("spawn")
+        self.name = job.name
         self.pipe, theirs = context.Pipe()
-        self.job = job
-        self.spoke = self.dismissed = False
-        self._process = context.Process(
-            target=serve, args=(job, theirs), name=job.name, daemon=True
-        )
-        self._process.start()
+        # No daemon, or it could not start processes: data loaders, or one a GPU.
+        self._process = context.Process(target=serve, args=(job, str(log), theirs), name=job.name)
+        with _without_ctrl_c():
+            self._process.start()
         theirs.close()  # so that the pipe closes with the process
 
-    def converse(self, conductor: Conducting) -> bool:
-        """One message up, one answer down. False once the pipe has closed."""
+    def is_placed(self) -> bool:
+        return True
+
+    def hear(self) -> Sequence[Event]:
         try:
-            events = self.pipe.recv()
+            return self.pipe.recv()  # type: ignore[no-any-return]
         except (EOFError, OSError):
-            return False
-        self.spoke = True
-        orders = conductor.exchange(self.job.name, events)
-        self.dismissed = any(isinstance(order, Quit) for order in orders)
+            raise Gone from None
+
+    def tell(self, orders: Sequence[Order]) -> None:
         try:
             self.pipe.send(orders)
         except OSError:
-            return False
-        return True
+            raise Gone from None
 
     def terminate(self) -> None:
-        self._process.terminate()
+        self._signal(signal.SIGTERM)
 
     def bury(self) -> str:
-        """Waits for the end of the process, at most a while; says how it ended."""
-        self._process.join(_GRACE_S)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+        connection.wait([self._process.sentinel], _GRACE_S)
+        self._signal(signal.SIGKILL)
+        self._process.join()
         self.pipe.close()
         return _how_it_died(self._process.exitcode)
+
+    def _signal(self, number: signal.Signals) -> None:
+        """To its group, and to itself: a young process has no group yet.
+
+        It has not been waited for, so its number is still its own.
+        """
+        assert self._process.pid is not None
+        for send in (os.killpg, os.kill):
+            with suppress(ProcessLookupError):
+                send(self._process.pid, number)
+
+
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Processes started inside never see Ctrl-C: it reaches all, but the conductor decides."""
+    resource_tracker.ensure_running()  # or it would start inside, and undo this
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _how_it_died(code: int | None) -> str:
@@ -149,8 +133,8 @@ def _how_it_died(code: int | None) -> str:
     return f"{name}, probably out of memory" if -code == signal.SIGKILL else name
 
 
-def _last_line(path: str) -> str:
-    """What a dead worker said last."""
-    file = Path(path)
-    lines = file.read_text(errors="replace").split("\n") if file.exists() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+def last_line(log: Path) -> str:
+    """What a dead worker said last, and where."""
+    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+    line = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    return f"{line}; see {log}"

@@ -13,6 +13,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
@@ -22,6 +23,7 @@ from sweep.report.reading import Reading, value_of
 from sweep.report.theme import LIGHT
 from sweep.results import TrialRow
 
+DROPOUT = "model.dropout"
 _MARKS: dict[str, dict[str, Any]] = {
     "pruned": {"marker": "D", "s": 0.5, "facecolor": LIGHT["card"], "edgecolor": LIGHT["pruned"]},
     "failed": {"marker": "X", "s": 1.6, "facecolor": LIGHT["failed"], "edgecolor": LIGHT["card"]},
@@ -33,6 +35,12 @@ _MARKS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 _AREA = 38.0  # of a mark, in square points; marks of hundreds of trials are smaller
 _EDGE = 0.06  # of the axis: how far behind the floor the trials beyond it are drawn
+
+
+def blank(width: int, height: int) -> Figure:
+    """A figure of so many pixels at 72 dots an inch, so that fonts keep their size on a page."""
+    layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06, hspace=0.05, wspace=0.04)
+    return Figure(figsize=(width / 72, height / 72), dpi=72, layout=layout)
 
 
 class Point(NamedTuple):

@@ -7,14 +7,20 @@ one seed a trial, not a statistical test.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import median
+from typing import Any
 
+from sweep.confirm.findings import Answer
+from sweep.confirm.summary import summarise
+from sweep.messages import MOMENTUM
 from sweep.report.metric import Metric
 from sweep.report.parameters import Parameter, parameters_of
 from sweep.results import ResultSet, TrialRow
 
+MARGIN = 0.0005  # of records that say none: a smaller difference does not matter
 ENOUGH = 5  # complete trials before a median, a smooth curve or a surface says anything
 
 
@@ -23,6 +29,7 @@ class Reading:
     """What text and figures share. Values are as recorded; `metric` scales them for readers."""
 
     study: ResultSet
+    answer: Answer
     metric: Metric
     parameters: Sequence[Parameter]
     complete: Sequence[TrialRow]  # with a finite value, best first
@@ -40,7 +47,7 @@ class Reading:
         """The best complete trial, the earliest of equals."""
         return self.complete[0] if self.complete else None
 
-    @property
+    @cached_property
     def near(self) -> list[TrialRow]:
         """The complete trials within the tolerance of the best, the best included."""
         top = value_of(self.complete[0]) if self.complete else 0.0
@@ -56,6 +63,17 @@ class Reading:
     def numeric(self) -> list[Parameter]:
         """The parameters whose values are numbers."""
         return [p for p in self.parameters if p.numeric]
+
+    @property
+    def profiled(self) -> list[TrialRow]:
+        """The complete trials that have scored a curve of momenta, if that is an axis at all."""
+        if all(p.key != MOMENTUM for p in self.numeric):
+            return []
+        return [t for t in self.complete if t.momentum is not None]
+
+    def parameter(self, key: str) -> Parameter | None:
+        """The numeric searched parameter of this key, if there is one."""
+        return next((p for p in self.numeric if p.key == key), None)
 
     def counts(self) -> dict[str, int]:
         """The number of trials of each status that occurs, complete first."""
@@ -79,16 +97,40 @@ def read(study: ResultSet) -> Reading:
         key=lambda t: (-sign * value_of(t), t.number),
     )
     values = [value_of(t) for t in complete]
-    metric = Metric.of(study.metric, values)
+    answer = summarise(study, _margin(study.config))
     top = values[0] if values else 0.0
-    if metric.unit == "%":
+    if answer.metric.unit == "%":
         tolerance, words = 0.001, "0.1 percentage points"
     else:
         tolerance, words = 0.01 * abs(top), "1 %"
-    # One terrible corner must not flatten the rest: what lies four times as far from the best as
-    # the median trial is drawn at the edge. Three tolerances keep pure noise from filling an axis.
+    floor = worth_showing(values, sign, tolerance)
+    # Fresh seeds are worse than the search's best: they have a place, too, unless they collapsed.
+    low = [
+        sign * a.validation.mean - _finite(a.validation.half) for a in answer.arms if a.validation
+    ]
+    room = sign * top - 2 * abs(top - floor)
+    floor = sign * max(min([sign * floor, *low]), room)
+    return Reading(
+        study, answer, answer.metric, parameters_of(study), complete, tolerance, words, floor
+    )
+
+
+def worth_showing(values: Sequence[float], sign: float, tolerance: float) -> float:
+    """The worst value that gets a place on an axis; 0 of none.
+
+    One terrible corner must not flatten the rest: what lies four times as far from the best as the
+    median is drawn at the edge. Three tolerances keep pure noise from filling an axis.
+    """
+    top = sign * max((sign * v for v in values), default=0.0)
     losses = [abs(top - v) for v in values] or [0.0]
     usual = 4 * median(losses) if len(losses) >= ENOUGH else 0.0
-    reach = max(3 * tolerance, min(max(losses), usual or math.inf))
-    parameters = parameters_of(study)
-    return Reading(study, metric, parameters, complete, tolerance, words, top - sign * reach)
+    return top - sign * max(3 * tolerance, min(max(losses), usual or math.inf))
+
+
+def _margin(config: Mapping[str, Any]) -> float:
+    settings = config.get("confirm")
+    return float(settings.get("margin", MARGIN)) if isinstance(settings, Mapping) else MARGIN
+
+
+def _finite(half: float) -> float:
+    return half if math.isfinite(half) else 0.0

@@ -1,4 +1,4 @@
-"""A smooth surface through noisy measurements: Gaussian-process regression in numpy.
+"""A smooth curve or surface through noisy measurements: Gaussian-process regression in numpy.
 
 Far from every measurement it returns to the mean of the values; it is a reading aid, not a model
 to choose parameters by. Source: Rasmussen & Williams 2006, algorithm 2.1.
@@ -16,33 +16,54 @@ Array: TypeAlias = NDArray[np.float64]
 
 _LENGTHS = (0.2, 0.4, 0.8, 1.6)  # in units of the axis; shorter ones draw bumps around points
 _NOISES = (0.003, 0.03, 0.1, 0.3, 1.0)  # variance of the noise over that of the surface
+_NORMAL = 1.96  # standard deviations on either side that hold 95 %
 
 
 def smooth(points: Array, values: Array, at: Array) -> Array:
-    """The posterior mean at `at` [m, d] from `values` [n] at `points` [n, d] in the unit cube."""
-    mean, spread = values.mean(), values.std()
+    """The posterior mean at `at` [m, d] from `values` [n] at `points` [n, d] in the unit cube.
+
+    Values [n, k] are k surfaces measured at the same points, as smooth as each other; gives [m, k].
+    """
+    return _posterior(points, values, at)[0]
+
+
+def smooth_band(points: Array, values: Array, at: Array) -> tuple[Array, Array]:
+    """The posterior mean at `at` from `values` [n], and half its 95 % interval."""
+    return _posterior(points, values, at)
+
+
+def _posterior(points: Array, values: Array, at: Array) -> tuple[Array, Array]:
+    mean = values.mean(axis=0)
+    spread = float(np.sqrt(np.mean((values - mean) ** 2)))
     if spread == 0.0:
-        return np.full(len(at), mean)
+        flat = np.broadcast_to(mean, (len(at), *values.shape[1:]))
+        return flat, np.zeros(len(at))
     targets = (values - mean) / spread
-    lengths, noise = _likeliest(points, targets)
+    lengths, noise, amplitude = _likeliest(points, targets)
     gram = _kernel(points, points, lengths) + noise * np.eye(len(points))
-    weights = np.linalg.solve(gram, targets)
-    return np.asarray(mean + spread * (_kernel(at, points, lengths) @ weights))
+    towards = _kernel(at, points, lengths)
+    solved = np.linalg.solve(gram, np.column_stack([targets, towards.T]))
+    count = solved.shape[1] - len(at)
+    line = mean + spread * (towards @ solved[:, :count]).reshape(len(at), *values.shape[1:])
+    variance = np.clip(1.0 - np.einsum("mn,nm->m", towards, solved[:, count:]), 0.0, None)
+    return line, _NORMAL * spread * np.sqrt(amplitude * variance)
 
 
-def _likeliest(points: Array, targets: Array) -> tuple[Array, float]:
-    """Length scales and noise of the largest marginal likelihood, the amplitude profiled out."""
+def _likeliest(points: Array, targets: Array) -> tuple[Array, float, float]:
+    """Length scales, noise and amplitude of the largest marginal likelihood."""
     some = np.linspace(0, len(points) - 1, min(len(points), 150)).astype(int)  # cost grows as n³
     points, targets = points[some], targets[some]
 
-    def loss(lengths: Array, noise: float) -> float:
+    def fit(lengths: Array, noise: float) -> tuple[float, float]:
         root = np.linalg.cholesky(_kernel(points, points, lengths) + noise * np.eye(len(points)))
         amplitude = float(np.mean(np.linalg.solve(root, targets) ** 2))
-        return float(0.5 * len(points) * np.log(amplitude) + np.log(np.diag(root)).sum())
+        loss = 0.5 * len(points) * np.log(amplitude) + np.log(np.diag(root)).sum()
+        return float(loss), amplitude
 
     grid = [np.array(lengths) for lengths in product(_LENGTHS, repeat=points.shape[1])]
-    choices: list[tuple[Array, float]] = list(product(grid, _NOISES))
-    return min(choices, key=lambda choice: loss(*choice))
+    choices = [(*fit(*choice), *choice) for choice in product(grid, _NOISES)]
+    _, amplitude, lengths, noise = min(choices, key=lambda choice: choice[0])
+    return lengths, noise, amplitude
 
 
 def _kernel(a: Array, b: Array, lengths: Array) -> Array:

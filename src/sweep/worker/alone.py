@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities.model_helpers import is_overridden
 
+from dropnorm.callbacks import MomentumBank
 from sweep.messages import Ended, Report, Saved, Status, TrialSpec
 from sweep.worker.build import build, make_trainer
 from sweep.worker.desk import Desk
@@ -21,49 +24,88 @@ def train_alone(desk: Desk, spec: TrialSpec) -> Ended:
     """One trial from its initial weights, or from where it was saved, to its end."""
     start = time.monotonic()
     data, module = build(spec)
-    conversation = Conversation(desk, spec)
-    trainer = make_trainer(spec.config["trainer"], [conversation])
+    bank = ScoredBank(spec.columns, spec.scored) if spec.columns else None
+    conversation = Conversation(desk, spec, bank)
+    trainer = make_trainer(spec.config["trainer"], [*([bank] if bank else []), conversation])
     with _file(spec.resume) as checkpoint:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
-    metrics, status = conversation.metrics, conversation.status
-    value = metrics.get(desk.metric)
-    best = status == "complete" and value is not None and desk.is_better(value, spec.best)
-    return Ended(
-        spec.number,
-        status,
-        metrics,
-        seconds=time.monotonic() - start,
-        reason=conversation.reason,
-        checkpoint=_checkpoint(trainer, weights_only=True) if best else None,
-    )
+    ended = conversation.last_word()
+    if spec.test and ended.status == "complete" and is_overridden("test_step", module):
+        trainer.test(module, datamodule=data, verbose=False)
+        tested = {k: float(v) for k, v in trainer.callback_metrics.items()}
+        ended = replace(ended, metrics={**ended.metrics, **tested})
+    elif ended.status == "complete" and desk.is_better(ended.metrics[desk.metric], spec.best):
+        if bank is not None and ended.found:
+            bank.use(module, ended.found[spec.momentum_key])
+        ended = replace(ended, checkpoint=_checkpoint(trainer, weights_only=True))
+    return replace(ended, seconds=time.monotonic() - start)
+
+
+class ScoredBank(MomentumBank):
+    """A bank that validates its momenta after some epochs only, and logs nothing by itself."""
+
+    def __init__(self, momenta: Sequence[float | None], epochs: Sequence[int]) -> None:
+        super().__init__(momenta)
+        self._epochs = epochs
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.curve = {}
+        if trainer.current_epoch + 1 in self._epochs:
+            super().on_validation_start(trainer, pl_module)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The conversation reports the curve."""
 
 
 class Conversation(Callback):
     """Reports a trial's metrics after each validated epoch, and stops it when told to."""
 
-    def __init__(self, desk: Desk, spec: TrialSpec) -> None:
-        self._desk, self._number = desk, spec.number
+    def __init__(self, desk: Desk, spec: TrialSpec, bank: ScoredBank | None) -> None:
+        self._desk, self._spec, self._bank = desk, spec, bank
         self._saved_s = time.monotonic()
-        self.metrics: dict[str, float] = {}
-        self.status: Status = "complete"
-        self.reason: str | None = None
+        self._last = Report(spec.number, 0, {})
+        self._found: dict[str, float | None] = {}
+        self._status: Status = "complete"
+        self._reason: str | None = None
+
+    def last_word(self) -> Ended:
+        """How the trial ended, as far as its training tells."""
+        last, status = self._last, self._status
+        return Ended(
+            last.trial, status, last.metrics, reason=self._reason, bank=last.bank, found=self._found
+        )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
-        require(self._desk.metric, self.metrics)
-        if broken := first_broken(self.metrics):
+        metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
+        require(self._desk.metric, metrics)
+        epoch, number = trainer.current_epoch + 1, self._spec.number
+        self._last = self._scored(Report(number, epoch, metrics))
+        if broken := first_broken(self._last.metrics):
             self._stop(trainer, "failed", broken)
             return
-        epoch = trainer.current_epoch + 1
-        stops = self._desk.say([Report(self._number, epoch, self.metrics)])
-        if status := stops.get(self._number):
+        if status := self._desk.say([self._last]).get(number):
             self._stop(trainer, status, f"{status} after epoch {epoch}")
         if status == "interrupted" or time.monotonic() - self._saved_s > SAVE_EVERY_S:
-            self._desk.say([Saved(self._number, epoch, _checkpoint(trainer))])
+            self._desk.say([Saved(number, epoch, _checkpoint(trainer))])
             self._saved_s = time.monotonic()
 
+    def _scored(self, report: Report) -> Report:
+        """The report with the bank's curve; its metrics are then those of the best momentum."""
+        if self._bank is None or not self._bank.curve:
+            return report
+        curve, spec = self._bank.curve, self._spec
+        require(self._desk.metric, {name: 0.0 for name in curve})
+        values = curve[self._desk.metric]
+        report = replace(report, bank=tuple(values[momentum] for momentum in spec.columns))
+        if spec.momentum_is_fixed:
+            return report
+        sign = -1.0 if self._desk.direction == "maximize" else 1.0
+        best = min(spec.momenta, key=lambda momentum: sign * values[momentum])
+        self._found = {spec.momentum_key: best}
+        return replace(report, metrics={**report.metrics, **{n: c[best] for n, c in curve.items()}})
+
     def _stop(self, trainer: pl.Trainer, status: Status, reason: str) -> None:
-        self.status, self.reason = status, reason
+        self._status, self._reason = status, reason
         trainer.should_stop = True
 
 

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
+from dropnorm.retrofit import retrofit
 from hydra.utils import get_class, instantiate
 from pytorch_lightning.callbacks import Callback
 
+from dropnorm.blocks import seed_dropout
 from sweep.messages import TrialSpec
+
+log = logging.getLogger(__name__)
 
 
 def build(spec: TrialSpec) -> tuple[pl.LightningDataModule, pl.LightningModule]:
-    """Data and module of a trial."""
+    """Data and module of a trial, with dropout and momentum set from outside if it says so.
+
+    Errors: ValueError for a searched optimizer that the module does not take.
+    """
     data = build_data(spec)
-    return data, instantiate(spec.config["model"], **offered(spec, data), _convert_="all")
+    extra = offered(spec, data)
+    if "optimizer" not in extra and any(key.startswith("optimizer.") for key in spec.params):
+        raise ValueError(
+            f"optimizer: {spec.config['model']['_target_']} takes no argument `optimizer`, so "
+            "searching it changes nothing; search arguments of its own, such as model.lr"
+        )
+    module = instantiate(spec.config["model"], **extra, _convert_="all")
+    if settings := {k: v for k, v in spec.config["retrofit"].items() if v is not None}:
+        log.info("retrofit of trial %d: %s", spec.number, retrofit(module, **settings))
+        seed_dropout(module, spec.seed)
+    return data, module
 
 
 def build_data(spec: TrialSpec) -> pl.LightningDataModule:

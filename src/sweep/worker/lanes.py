@@ -40,6 +40,8 @@ def pack_key(spec: TrialSpec) -> Hashable | None:
     ours = issubclass(get_class(config["data"]["_target_"]), ImageData)
     if not ours or get_class(config["model"]["_target_"]) is not Classifier:
         return None
+    if any(value is not None for value in config["retrofit"].values()):
+        return None
     if trainer["precision"] not in _PRECISIONS or trainer.get("accumulate_grad_batches", 1) != 1:
         return None
     settings = lane_settings(spec)

@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import Callback
 
 from dropnorm.data.images import ImageData
 from dropnorm.pack import Pack
-from sweep.messages import MOMENTUM, Event, Ready, Saved
+from sweep.messages import Event, Ready, Saved
 from sweep.worker.desk import Desk
 from sweep.worker.metrics import SAVE_EVERY_S, first_broken, require
 from sweep.worker.scoring import look_at_the_test_set, score_momenta, score_precise
@@ -69,8 +69,8 @@ class Refill(Callback):
         if spec.test:
             look_at_the_test_set(pack, lane, training, self._data)
         elif desk.is_better(training.metrics[desk.metric], spec.best):
-            chosen = {"momentum": training.found[MOMENTUM]} if training.found else {}
-            training.checkpoint = _bytes(pack.checkpoint(lane, **chosen))
+            momentum = training.found.get(spec.momentum_key, ...)
+            training.checkpoint = _bytes(pack.checkpoint(lane, momentum))
 
     def _saves(self, pack: Pack) -> list[Event]:
         """Now and then of what goes on, and always of what is cut short."""

@@ -13,7 +13,6 @@ from dropnorm.data.images import ImageData
 from dropnorm.data.parts import PartName
 from dropnorm.pack import Pack
 from dropnorm.precise import recalibrate
-from sweep.messages import MOMENTUM
 from sweep.worker.desk import Desk
 from sweep.worker.training import Training
 
@@ -39,7 +38,7 @@ def score_momenta(pack: Pack, lane: int, training: Training, data: ImageData, de
     values, ties = columns[desk.metric], columns[_TIE]
     best = min(range(len(spec.momenta)), key=lambda m: (sign * values[m], ties[m]))
     training.metrics |= {name: column[best] for name, column in columns.items()}
-    training.found = {MOMENTUM: spec.momenta[best]}
+    training.found = {spec.momentum_key: spec.momenta[best]}
 
 
 def score_precise(pack: Pack, lane: int, training: Training, data: ImageData, desk: Desk) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sweep.messages import Ended, Report, Status, TrialSpec, Value
+from sweep.messages import Ended, Report, Status, TrialSpec
 from sweep.worker.desk import Desk
 from sweep.worker.lanes import lane_settings, pack_key
 
@@ -21,7 +21,7 @@ class Training:
     epoch: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     bank: tuple[float, ...] = ()
-    found: dict[str, Value] = field(default_factory=dict)
+    found: dict[str, float | None] = field(default_factory=dict)
     precise: dict[str, float] = field(default_factory=dict)
     status: Status | None = None
     reason: str | None = None

@@ -1,0 +1,26 @@
+"""Triton kernels for packs on CUDA; importing this package loads no Triton.
+
+Whoever has tensors on CUDA asks `usable` first, then imports `fused` (norm, activation and dropout)
+or `updates` (a step of the optimizer).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+
+def usable(x: Tensor) -> bool:
+    """Whether the kernels can take this tensor: on CUDA, and no float64, for they sum in float32.
+
+    PyTorch's builds for CUDA bring Triton along on Linux; elsewhere packs go without.
+    """
+    return x.is_cuda and x.dtype != torch.float64 and _has_triton()
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None

@@ -1,0 +1,87 @@
+"""Where the workers of one machine go: on its GPUs, or on shares of its cores."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweep.config import Plan
+from sweep.errors import ConfigError, Problem
+from sweep.schema import ExecutorSettings
+
+MOST_ON_CPU = 16  # workers of half a gigabyte each
+
+
+@dataclass(frozen=True)
+class Place:
+    """A GPU, by the name that CUDA_VISIBLE_DEVICES gives it, or none; and threads of the CPU."""
+
+    gpu: str | None
+    threads: int
+
+    def __str__(self) -> str:
+        where = "CPU" if self.gpu is None else f"GPU {self.gpu}"
+        return f"{where}, {self.threads} thread{'s' * (self.threads > 1)}"
+
+
+def places(settings: ExecutorSettings, accelerator: str) -> list[Place]:
+    """One place a worker; the first few of them lie on as many devices as they can.
+
+    Errors: ConfigError if `executor.devices` names GPUs that are not there.
+    """
+    gpus = [] if accelerator == "cpu" else visible_gpus()
+    cores = len(os.sched_getaffinity(0))
+    devices: list[str | None]
+    if gpus or isinstance(settings.devices, list):
+        devices = [*_chosen(gpus, settings.devices)]
+    elif settings.devices == "auto":
+        # Small products use two cores badly: two workers of one thread each train 1.6 times as many
+        # trials as one of two threads, and unlike OpenMP's threads they do not wait for each other.
+        devices = [None] * min(cores, MOST_ON_CPU)
+    else:
+        devices = [None] * settings.devices
+    workers = devices * settings.workers_per_device
+    return [Place(gpu, max(1, cores // len(workers))) for gpu in workers]
+
+
+def describe(plan: Plan) -> str:
+    """Executor, workers and devices of a plan in a line. Errors: ConfigError as `places`."""
+    settings = plan.executor
+    if settings.name == "inline":
+        return "inline: one worker in this process"
+    if settings.name == "ray":
+        cluster = f"the cluster at {settings.address}" if settings.address else "this machine"
+        every = {"auto": "every device"}.get(str(settings.devices), f"{settings.devices} devices")
+        return f"ray: {settings.workers_per_device} a device on {every} of {cluster}"
+    found = places(settings, plan.trial["trainer"]["accelerator"])
+    gpus = list(dict.fromkeys(place.gpu for place in found if place.gpu is not None))
+    where = f"GPU{'s' * (len(gpus) > 1)} {', '.join(gpus)}" if gpus else "the CPU"
+    workers, threads = len(found), found[0].threads
+    each = f"{threads} thread{'s' * (threads > 1)}{' each' * (workers > 1)}"
+    return f"local: {workers} worker{'s' * (workers > 1)} on {where}, {each}"
+
+
+def visible_gpus() -> list[str]:
+    """As CUDA_VISIBLE_DEVICES names them. Counted without CUDA, which belongs to the workers."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+    return [str(i) for i in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
+
+
+def _chosen(gpus: Sequence[str], devices: int | str | Sequence[int]) -> list[str]:
+    """The GPUs that a worker gets: all, the first few, or those that are listed."""
+    if devices == "auto":
+        return list(gpus)
+    wanted = range(devices) if isinstance(devices, int) else devices
+    assert not isinstance(wanted, str)
+    if all(i < len(gpus) for i in wanted):
+        return [gpus[i] for i in wanted]
+    there = f"are GPUs {', '.join(map(str, range(len(gpus))))}" if gpus else "is no GPU"
+    what = f"expected GPUs that are there, got {devices} where there {there}"
+    advice = "type executor.devices=auto"
+    if isinstance(devices, int):
+        advice = f"type executor.devices={len(gpus)} executor.workers_per_device=2 to share them"
+    raise ConfigError([Problem("executor.devices", what, advice)])
