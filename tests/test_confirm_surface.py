@@ -95,7 +95,7 @@ def test_few_settings_say_nothing() -> None:
     found = study(np.random.default_rng(13), trials=4)
     verdict = verdict_on_dropout(found, 0.3)
     assert (verdict.effect, verdict.levels, verdict.clause) == ("unknown", (), "")
-    assert verdict.sentence == "Dropout: not known; only 5 settings trained to the end."
+    assert verdict.sentence == "dropout: not known; only 5 settings trained to the end."
 
 
 def test_levels_are_compared_with_the_other_parameters_held() -> None:
@@ -116,7 +116,7 @@ def test_levels_are_compared_with_the_other_parameters_held() -> None:
     assert {x.value: x.standing for x in optimizer.levels} == {
         "adam": "as good", "sgd": "as good", "adamw": "worse"
     }  # fmt: skip
-    expected = "optimizer.name sgd is as good as adam; adamw is worse, by 0.5"
+    expected = "optimizer.name sgd is as good as the recommended adam; adamw is worse, by 0.5"
     assert optimizer.sentence.startswith(expected)
     assert optimizer.clause == "optimizer.name sgd is as good"
     assert dropout.effect == "matters"

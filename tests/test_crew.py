@@ -94,12 +94,18 @@ def test_a_worker_that_dies_is_replaced() -> None:
     assert [link.name for link in stage.started] == ["a", "a"]
 
 
+def test_a_worker_that_spoke_meanwhile_has_its_three_tries_again() -> None:
+    stage = Stage(a=[[Gone], [Gone], [[Ready()], Gone], [Gone], [Gone], [[Ready()]]])
+    stage.work()
+    assert len(stage.started) == 6
+
+
 def test_a_worker_that_cannot_start_is_not_replaced_and_the_others_go_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    stage = Stage(a=[[Gone]], b=[[[Ready()]]])
+    stage = Stage(a=[[Gone], [Gone], [Gone]], b=[[[Ready()]]])
     stage.work()
-    assert [link.name for link in stage.started] == ["a", "b"]
+    assert [link.name for link in stage.started] == ["a", "b", "a", "a"]
     line = "a could not start (as it was told to): the log of a; the others go on"
     assert line in caplog.text
 
@@ -111,7 +117,7 @@ def test_a_worker_whose_machine_is_gone_before_it_spoke_is_replaced() -> None:
 
 
 def test_when_no_worker_can_start_the_study_stops() -> None:
-    stage = Stage(a=[[Gone]])
+    stage = Stage(a=[[Gone], [Gone], [Gone]])
     with pytest.raises(StudyError, match=r"a could not start .* the log of a"):
         stage.work()
 

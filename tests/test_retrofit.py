@@ -410,7 +410,7 @@ def test_two_processes_with_synchronised_norms_are_one_process(tmp_path: Path) -
     plain, x = network(), torch.randn(10, 12)
     plain[3].p = 0.0
     torch.save((plain, x), tmp_path / "given.pt")
-    mp.spawn(_half_of_the_batch, (tmp_path,), nprocs=2)
+    mp.start_processes(_half_of_the_batch, (tmp_path,), nprocs=2, start_method="fork")
     halves = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     y = plain(x)
     (y * torch.arange(10.0)[:, None]).sum().backward()

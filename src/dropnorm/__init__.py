@@ -7,20 +7,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dropnorm.bank import Bank
     from dropnorm.blocks import BatchNorm, Block, Dropout
+    from dropnorm.callbacks import (
+        Diagnostics,
+        DropoutSchedule,
+        MCDropout,
+        MomentumBank,
+        PreciseBatchNorm,
+    )
     from dropnorm.data import MNIST, Synthetic
     from dropnorm.module import Classifier
     from dropnorm.networks import cnn, mlp
     from dropnorm.pack import Pack
+    from dropnorm.retrofitting import retrofit, unretrofit
 
 __all__ = [
-    "MNIST", "BatchNorm", "Block", "Classifier", "Dropout", "Pack", "Synthetic", "cnn", "mlp",
+    "MNIST", "Bank", "BatchNorm", "Block", "Classifier", "Diagnostics", "Dropout",
+    "DropoutSchedule", "MCDropout", "MomentumBank", "Pack", "PreciseBatchNorm", "Synthetic", "cnn",
+    "mlp", "retrofit", "unretrofit",
 ]  # fmt: skip
 
 _HOMES = {
-    "BatchNorm": "blocks", "Block": "blocks", "Dropout": "blocks", "MNIST": "data",
+    "Bank": "bank", "BatchNorm": "blocks", "Block": "blocks", "Dropout": "blocks",
+    "Diagnostics": "callbacks", "DropoutSchedule": "callbacks", "MCDropout": "callbacks",
+    "MomentumBank": "callbacks", "PreciseBatchNorm": "callbacks", "MNIST": "data",
     "Synthetic": "data", "Classifier": "module", "Pack": "pack", "cnn": "networks",
-    "mlp": "networks",
+    "mlp": "networks", "retrofit": "retrofitting", "unretrofit": "retrofitting",
 }  # fmt: skip
 
 

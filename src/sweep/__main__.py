@@ -49,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if HYDRAS_OWN & {a.partition("=")[0] for a in arguments}:
         return _hydra()
     options = _parser().parse_intermixed_args(arguments)
+    if os.getcwd() not in sys.path:  # for modules of one's own, also with the console script
+        sys.path.insert(0, os.getcwd())
     try:
         return _run(options, shlex.join(["python", "-m", "sweep", *arguments]))
     except SweepError as error:

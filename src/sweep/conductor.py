@@ -231,7 +231,8 @@ class Conductor:
         return best is None or (sign * value, number) < (sign * best[0], best[1])
 
     def _stop_if_hopeless(self, event: Ended) -> None:
-        if self.ended == self._ended[TrialState.FAIL] >= self._plan.study.max_failures:
+        enough = min(self._plan.study.max_failures, self.total)
+        if self.ended == self._ended[TrialState.FAIL] >= enough:
             self.failure = (
                 f"all of the first {self.ended} trials failed, the last with: {event.reason}; see "
                 f"{self._plan.folder / 'logs'}"

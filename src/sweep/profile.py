@@ -16,7 +16,7 @@ from sweep.space import Dimension
 
 POINTS = 13  # momenta of an interval: four a decade from 0.001 to 1
 _DIGITS = 3
-_MODEL = "dropnorm.Classifier"
+PACKABLE = "dropnorm.Classifier"
 
 
 def profiled(
@@ -26,7 +26,7 @@ def profiled(
     if not metric.startswith("val_"):
         return None
     keys = [RETROFITTED]  # whatever the module, for ours takes the place of its norms
-    if trial["model"].get("_target_") == _MODEL and not is_retrofitted(trial):
+    if trial["model"].get("_target_") == PACKABLE and not is_retrofitted(trial):
         keys.append(MOMENTUM)
     return next((d for d in search if d.key in keys), None)
 

@@ -9,7 +9,7 @@ from typing import Any
 from sweep.data_check import missing_data
 from sweep.errors import Problem
 from sweep.schema import FORMS
-from sweep.sections import check_section, keys_of, unknown_key
+from sweep.sections import belongs_to_others, check_section, keys_of, unknown_key
 from sweep.space import Dimension, parse_dimension, write_params
 
 
@@ -50,7 +50,7 @@ def _unsearchable(key: str, config: Mapping[str, Any], sections: Collection[str]
         what = f"expected a key of {', '.join(sections)}: the others are the same for all trials"
         return Problem(place, what, f"type {key}=VALUE")
     searchable = {name: config[name] for name in sections if name in config}
-    if key not in keys_of(searchable):
+    if key not in keys_of(searchable) and not belongs_to_others(section, config.get(section)):
         return replace(unknown_key(key, searchable), place=place)
     return None
 

@@ -108,7 +108,7 @@ def _form(name: str, section: Mapping[str, Any]) -> type | Problem | None:
         if not isinstance(target, str):
             what = f"expected an import path, {got(target)}"
             return Problem(f"{name}._target_", what, f"type {name}._target_={TARGETS[name][0]}")
-        if not target.startswith("dropnorm."):
+        if belongs_to_others(name, section):
             return None
         if target not in TARGETS[name]:
             what = f"expected a class for {name}, {got(target)}"
@@ -119,6 +119,12 @@ def _form(name: str, section: Mapping[str, Any]) -> type | Problem | None:
         return forms[value]
     what = f"expected one of {', '.join(forms)}, {got(value)}"
     return Problem(f"{name}.{by}", what, f"choose {name}={next(iter(forms))}")
+
+
+def belongs_to_others(name: str, section: Any) -> bool:
+    """Whether a section names a class of somebody else's, whose arguments are not known here."""
+    target = section.get("_target_") if isinstance(section, Mapping) else None
+    return name in TARGETS and isinstance(target, str) and not target.startswith("dropnorm.")
 
 
 def _names(kind: type) -> list[str]:

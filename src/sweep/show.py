@@ -17,6 +17,7 @@ from sweep.confirm.summary import summarise
 from sweep.errors import StudyError
 from sweep.executors.local import placement
 from sweep.experiment import planned
+from sweep.profile import PACKABLE, is_retrofitted, momenta
 from sweep.results import ResultSet, TrialRow
 from sweep.schema import ConfirmSettings
 from sweep.terminal import minutes, show, spell
@@ -36,6 +37,9 @@ def show_plan(plan: Plan, recorded: ResultSet | None, console: Console) -> None:
         *([("recorded", remain)] if recorded else []),
         ("sampler, pruner", f"{plan.sampler.name}, {plan.pruner.name}"),
         ("executor", _devices(plan)),
+        ("packing", _packing(plan)),
+        ("momenta", _momenta(plan)),
+        ("confirm", _confirmation(plan)),
         ("estimate", _estimate(ended, total)),
         ("folder", str(plan.folder)),
     ]
@@ -48,6 +52,34 @@ def _devices(plan: Plan) -> str:
     workers, gpus = placement(plan.executor)
     where = f"{gpus} GPU" + "s" * (gpus > 1) if gpus else "the CPU"
     return f"local: {workers} worker{'s' * (workers > 1)} on {where}"
+
+
+def _packing(plan: Plan) -> str:
+    """Whether trials share packs, or what keeps them apart."""
+    config, lanes = plan.trial, plan.executor.lanes
+    most = f"packs of {lanes}" if lanes != "auto" else "packs of 4 on a CPU, of 64 on a GPU"
+    apart = {
+        "model._target_ is not dropnorm.Classifier": config["model"]["_target_"] != PACKABLE,
+        "retrofit changes its layers": is_retrofitted(config),
+        "trainer.precision is neither 32-true nor bf16-mixed": config["trainer"]["precision"]
+        not in ("32-true", "bf16-mixed"),
+    }
+    reason = next((reason for reason, holds in apart.items() if holds), None)
+    return f"one trial at a time: {reason}" if reason else f"{most}, of trials with equal shapes"
+
+
+def _momenta(plan: Plan) -> str:
+    if plan.profiled is None:
+        return "not scored: the sampler searches what there is"
+    values = momenta(plan.profiled)
+    return f"every trial scores {len(values)}, so {plan.profiled.key} costs no trial"
+
+
+def _confirmation(plan: Plan) -> str:
+    settings = plan.confirm
+    if not settings.seeds:
+        return "none: confirm.seeds is 0"
+    return f"the best {settings.top} and the default on {settings.seeds} fresh seeds each"
 
 
 def _estimate(ended: list[TrialRow], total: int) -> str:

@@ -114,7 +114,8 @@ class Verdict:
 class Answer:
     """All that a study says, in figures and in words. Every field is there without confirm rows.
 
-    `sentences` are the answer itself; `shrinkage` and `unknown` say how far to trust it.
+    `sentences` are the answer itself; `shrinkage` and `unknown` (what is missing, and what
+    speaks against them) say how far to trust it.
     """
 
     metric: Metric

@@ -20,6 +20,7 @@ from sweep.confirm.wording import Words, plural
 from sweep.report.parameters import Parameter
 from sweep.results import MomentumCurve, ResultSet
 
+_ROLE = "{}, the best on average"
 _ENOUGH = 3  # independent curves: two leave an interval that nothing leaves
 
 Curves = Sequence[tuple[Hashable, MomentumCurve]]  # each with what it is independent by
@@ -45,7 +46,7 @@ def momentum_verdict(results: ResultSet, parameter: Parameter, words: Words) -> 
     evidence = f"{plural(len(curves), 'training')} in {where}, all values on the same weights"
     levels = [_level(ranking, i, momentum, count) for i, momentum in enumerate(momenta)]
     seeds = _seeds(ranking.difference, levels, count, words.margin)
-    return judge(parameter, levels, momenta[int(ranking.best)], evidence, seeds, words)
+    return judge(parameter, levels, momenta[int(ranking.best)], evidence, seeds, words, _ROLE)
 
 
 def _common(curves: Curves) -> list[float | None]:

@@ -25,6 +25,7 @@ from sweep.report.metric import plain
 from sweep.report.parameters import Parameter
 from sweep.results import ConfirmRow, ResultSet, TrialRow
 
+_ROLE = "the recommended {}"
 _ENOUGH = 6  # settings before a surface says anything
 _MOST = 150  # trials that a surface is drawn through: the time is cubic in them
 _DEAD = 10  # losses so many times the median are of runs that went wrong, not of the surface
@@ -70,7 +71,7 @@ def response_verdicts(
         levels = _levels(draws[:, start:end], values, len(trainings), words.margin)
         value = recommended[parameter.key]
         best = value if parameter.numeric else plain(value)
-        verdicts.append(judge(parameter, levels, best, evidence, seeds, words))
+        verdicts.append(judge(parameter, levels, best, evidence, seeds, words, _ROLE))
     return verdicts
 
 

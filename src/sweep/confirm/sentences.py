@@ -23,7 +23,7 @@ def recommendation(
     """The first sentence: what to use, what it reaches, and what is gained by that."""
     if chosen is None:
         return "No trial is complete yet, so there is nothing to recommend."
-    setting = words.setting(chosen.params)
+    setting = words.setting(chosen.params) or f"the {chosen.name}"
     interval = chosen.test or chosen.validation
     if interval is None:
         figure = words.metric.show(chosen.searched)
@@ -58,7 +58,7 @@ def effects(verdicts: Sequence[Verdict]) -> str:
     more = len(known) - _SPOKEN
     clauses = [v.clause for v in known[:_SPOKEN]]
     clauses += [f"so much of {plural(more, 'more parameter')} below"] if more > 0 else []
-    return capital(f"{'; '.join(clauses)}.")
+    return capital(f"{'; '.join(clauses)}.", known[0].name)
 
 
 def shrinkage(arms: Sequence[Arm], complete: int, luck: float | None, words: Words) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 from sweep.confirm.arms import (
     DEFAULT,
@@ -19,8 +20,8 @@ from sweep.confirm.findings import Answer, Arm, Verdict
 from sweep.confirm.momentum import momentum_verdict
 from sweep.confirm.response import response_verdicts
 from sweep.confirm.sentences import effects, recommendation, shrinkage
-from sweep.confirm.wording import Words, listed, plural
-from sweep.messages import MOMENTUM
+from sweep.confirm.wording import Words, listed, plural, said
+from sweep.messages import MOMENTUM, Value_KEYS
 from sweep.report.metric import Metric
 from sweep.report.parameters import parameters_of
 from sweep.results import ResultSet
@@ -36,8 +37,10 @@ def summarise(results: ResultSet, margin: float = 0.0005) -> Answer:
     arms = arms_of(results)
     noise = noise_of(results, arms)
     comparisons = compare_arms(results, arms, words)
-    chosen = recommend(arms, sign_of(results)) or _found(results)
-    verdicts = _verdicts(results, chosen, noise, words) if chosen else []
+    found = _found(results)
+    chosen = recommend(arms, sign_of(results)) or found
+    settings = [arm.params for arm in (chosen, found) if arm is not None]
+    verdicts = _verdicts(results, settings, noise, words) if settings else []
     luck = noise * luck_of_best(len(results.complete)) if noise is not None else None
     first = recommendation(chosen, arms, comparisons, len(results.complete), words)
     second = effects(verdicts)
@@ -52,7 +55,7 @@ def summarise(results: ResultSet, margin: float = 0.0005) -> Answer:
         luck=luck,
         sentences=(first, second) if second else (first,),
         shrinkage=shrinkage(arms, len(results.complete), luck, words),
-        unknown=tuple(_unknown(results, arms, verdicts)),
+        unknown=tuple(_doubts(chosen, arms, verdicts)),
     )
 
 
@@ -68,28 +71,36 @@ def _metric(results: ResultSet) -> Metric:
 
 def _found(results: ResultSet) -> Arm | None:
     """The search's best as an arm that no fresh seed was spent on."""
-    best = results.best
+    complete = [t for t in results.complete if t.value is not None and math.isfinite(t.value)]
+    best = max(complete, key=lambda t: sign_of(results) * (t.value or 0.0), default=None)
     if best is None:
         return None
     return Arm(name="best", trial=best.number, params=best.params, searched=best.value)
 
 
-def _verdicts(results: ResultSet, chosen: Arm, noise: float | None, words: Words) -> list[Verdict]:
-    """One for each searched parameter, in the order of the search space."""
-    profiled = [p for p in words.parameters if p.key == MOMENTUM]
+def _verdicts(
+    results: ResultSet,
+    settings: Sequence[Mapping[str, Value]],
+    noise: float | None,
+    words: Words,
+) -> list[Verdict]:
+    """One for each searched parameter, in the order of the search space.
+
+    They are about the first of the `settings` that has a place on every axis: a default may have a
+    value that no trial has, the search's best never does.
+    """
+    profiled = [p for p in words.parameters if p.key in MOMENTUM_KEYS]
     on_momentum = [momentum_verdict(results, p, words) for p in profiled]
     found = {verdict.key: verdict for verdict in on_momentum if verdict is not None}
     rest = [p for p in words.parameters if p.key not in found]
-    # A default may have a value that no trial has; the search's best never does.
-    settings = [chosen.params, *([results.best.params] if results.best else [])]
-    base = next((s for s in settings if point(rest, s) is not None), chosen.params)
+    base = next((s for s in settings if point(rest, s) is not None), settings[0])
     if rest:
         found |= {v.key: v for v in response_verdicts(results, rest, base, noise, words)}
     return [found[p.key] for p in words.parameters]
 
 
-def _unknown(results: ResultSet, arms: Sequence[Arm], verdicts: Sequence[Verdict]) -> list[str]:
-    """What a reader may expect to find and does not, a sentence each."""
+def _doubts(chosen: Arm | None, arms: Sequence[Arm], verdicts: Sequence[Verdict]) -> list[str]:
+    """What a reader may expect and does not find, and what speaks against the advice."""
     found = []
     if not any(arm.seeds for arm in arms):
         found.append(
@@ -112,5 +123,12 @@ def _unknown(results: ResultSet, arms: Sequence[Arm], verdicts: Sequence[Verdict
         if arm.missing
     ]
     if names := [v.name for v in verdicts if v.effect == "unknown"]:
-        found.append(f"What {listed(names)} does is not known.")
+        found.append(f"What {listed(names)} {'does' if len(names) == 1 else 'do'} is not known.")
+    params = chosen.params if chosen else {}
+    found += [
+        f"{v.name} {said(v.best)} is better than the recommended {said(level.value)}."
+        for v in verdicts
+        for level in v.levels
+        if level.standing == "worse" and v.key in params and level.value == params[v.key]
+    ]
     return found

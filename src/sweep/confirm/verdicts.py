@@ -18,8 +18,9 @@ def judge(
     evidence: str,
     seeds: int | None,
     words: Words,
+    role: str = "{}",
 ) -> Verdict:
-    """The verdict that these levels amount to."""
+    """The verdict that these levels amount to; `role` says what the best of them is."""
     standings = {level.standing for level in levels}
     effect: Effect = "undecided"
     if standings == {"as good"}:
@@ -30,20 +31,20 @@ def judge(
     verdict = Verdict(
         parameter.key, parameter.name, effect, evidence, best, tuple(levels), open_seeds, "", ""
     )
-    return replace(verdict, sentence=_sentence(verdict, words), clause=_clause(verdict))
+    return replace(verdict, sentence=_sentence(verdict, words, role), clause=_clause(verdict))
 
 
 def unknown(parameter: Parameter, reason: str) -> Verdict:
     """What is said of a parameter that there is no evidence on."""
-    sentence = f"{capital(parameter.name)}: not known; {reason}."
+    sentence = f"{parameter.name}: not known; {reason}."
     return Verdict(parameter.key, parameter.name, "unknown", reason, None, (), None, sentence, "")
 
 
-def _sentence(verdict: Verdict, words: Words) -> str:
-    name, best = verdict.name, said(verdict.best)
+def _sentence(verdict: Verdict, words: Words, role: str) -> str:
+    name, best = verdict.name, role.format(said(verdict.best))
     if verdict.effect == "no difference":
         margin = words.amount(words.margin)
-        return f"{_no_difference(verdict)}: none loses {margin} against {best} or more."
+        return f"{_no_difference(verdict)}: none loses {margin} against {best}."
     good, rest = _rivals(verdict), _spans(verdict, "undecided")
     parts = []
     if good:
@@ -54,7 +55,7 @@ def _sentence(verdict: Verdict, words: Words) -> str:
     if rest:
         where = "for all others" if len(parts) == 1 else f"for {listed(rest)}"
         parts.append(f"{where} it is undecided: {words.more_seeds(verdict.seeds)}")
-    return f"{'; '.join(parts)}."
+    return capital(f"{'; '.join(parts)}.", name)
 
 
 def _worse(verdict: Verdict, words: Words) -> list[str]:

@@ -76,10 +76,9 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' * (count != 1)}"
 
 
-def capital(sentence: str) -> str:
-    """A sentence begun with a capital, unless a parameter's name with an underscore begins it."""
-    name = "_" in sentence.split(" ", 1)[0]
-    return sentence if name else sentence[:1].upper() + sentence[1:]
+def capital(sentence: str, name: str) -> str:
+    """A sentence begun with a capital, unless a parameter's name begins it: names stay as typed."""
+    return sentence if sentence.startswith(name) else sentence[:1].upper() + sentence[1:]
 
 
 def span(run: tuple[Value, Value]) -> str:

@@ -1,8 +1,8 @@
 """The crew: workers in processes of their own, from their hiring to their burial.
 
 It knows neither pipes nor clusters. A worker that dies, or says nothing for too long, is replaced
-where there is room; one that cannot even start is not, so that a broken device does not stop the
-others, nor is tried for ever.
+where there is room; one that cannot even start is tried three times, so that a broken device does
+not stop the others, nor is tried for ever.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -20,6 +21,7 @@ from sweep.messages import Conducting, Event, Order, Quit
 log = logging.getLogger(__name__)
 
 _TICK_S = 0.3  # how often the loop looks up from its workers, for signals
+_STARTS = 3  # in a row, after which a worker that never speaks is given up
 _START_S = 300.0  # in which a worker says its first word, or more if it may be silent for longer
 
 
@@ -94,6 +96,7 @@ class Crew(Generic[AnyLink]):
         self._clock = clock
         self._members: dict[str, Member[AnyLink]] = {}
         self._closed: set[str] = set()  # names that are not hired again
+        self._mute: Counter[str] = Counter()  # how often a name died before it spoke
         self._over = False  # somebody was told to quit, so nothing is left to start
 
     def work(self) -> None:
@@ -155,14 +158,22 @@ class Crew(Generic[AnyLink]):
         how, name = member.link.bury(), member.link.name
         del self._members[name]
         self._conductor.lost(name, reason.format(how=how))
+        if member.spoke:
+            del self._mute[name]
         if member.dismissed:
             self._closed.add(name)
         elif not member.spoke and not evicted:
-            self._closed.add(name)
-            problem = f"{name} could not start ({how}): {self._site.last_words(name)}"
-            if not self._members:
-                raise StudyError(problem)
-            log.warning("%s; the others go on", problem)
+            self._retry_or_give_up(name, how)
+
+    def _retry_or_give_up(self, name: str, how: str) -> None:
+        self._mute[name] += 1
+        if self._mute[name] < _STARTS:
+            return
+        self._closed.add(name)
+        problem = f"{name} could not start ({how}): {self._site.last_words(name)}"
+        if self._closed.issuperset(self._site.names()) and not self._over:
+            raise StudyError(problem)
+        log.warning("%s; the others go on", problem)
 
     def _hire(self) -> None:
         """Starts a worker for each free place, but no more than there are trials left."""

@@ -1,19 +1,19 @@
 """The answer of a study in sentences, the same for every kind of report.
 
-They claim what a search can know and no more: a best trial, and how many others are as good.
+The two sentences come from the confirmation's statistics; here their weighty parts are marked, and
+the search is tallied.
 """
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from sweep.report.metric import plain
-from sweep.report.parameters import Parameter
+from sweep.confirm.findings import Verdict
+from sweep.confirm.wording import Words, listed, plural, span
 from sweep.report.reading import Reading
-
-_NAMED = 3  # parameters that a sentence can carry
 
 
 class Strong(str):
@@ -28,58 +28,40 @@ CAVEAT = (
 )
 
 
-def headline(reading: Reading) -> Text:
-    """The first sentence: the best parameters, what they reached, and out of how many trials."""
-    counts = reading.counts()
-    tally = [f"{number} {status}" for status, number in counts.items()]
+def sentences(reading: Reading) -> list[Text]:
+    """The answer: the recommended setting and its figure are strong."""
+    words = Words(reading.metric, reading.answer.margin, reading.parameters)
+    chosen = reading.answer.recommended
+    phrases = []
+    if chosen is not None:
+        interval = chosen.test or chosen.validation
+        figure = words.figure(interval) if interval else words.metric.show(chosen.searched)
+        phrases = [p for p in (words.setting(chosen.params), figure) if p]
+    return [_marked(sentence, phrases) for sentence in reading.answer.sentences]
+
+
+def caveats(reading: Reading) -> list[str]:
+    """How far to trust the answer, and what is not known."""
+    found = [reading.answer.shrinkage] if reading.answer.shrinkage else []
+    if reading.best is not None and not any(arm.seeds for arm in reading.answer.arms):
+        found.append(CAVEAT)
+    return [*found, *reading.answer.unknown]
+
+
+def tally(reading: Reading) -> str:
+    """How many trials there were, and what became of them."""
+    counts = [f"{number} {status}" for status, number in reading.counts().items()]
     done = len(reading.study.trials)
-    total = max(reading.study.total, len(reading.study.trials))
-    if reading.best is None:
-        so_far = f": {_listed(tally)}." if tally else "."
-        return [Strong("No trial is complete"), f" of {total} in all{so_far}"]
-    best = reading.best
-    shown = [
-        f"{p.name} {plain(best.params[p.key])}" for p in reading.parameters if p.key in best.params
-    ]
-    kind = "best" if reading.sign > 0 else "lowest"
-    figure = [f"the {kind} {reading.metric.label}, ", Strong(reading.metric.show(best.value))]
-    subject = _strong(shown[:_NAMED])
-    if len(shown) > _NAMED:
-        subject += [f" with {len(shown) - _NAMED} more settings"]
-    start = [*subject, " gave "] if shown else [f"Trial {best.number} gave "]
-    return [*start, *figure, f", in {done if done == total else f'{done} of {total}'} "
-            f"trial{'s' * (total != 1)} ({', '.join(tally)})."]  # fmt: skip
+    total = max(reading.study.total, done)
+    many = plural(total, "trial") if done == total else f"{done} of {plural(total, 'trial')}"
+    kept = [plural(n, "training") + " on fresh seeds"] if (n := len(reading.study.confirm)) else []
+    return f"{'; '.join([many + ': ' + ', '.join(counts) if counts else many, *kept])}."
 
 
-def flatness(reading: Reading) -> Text:
-    """The second sentence: which trials are as good as the best, and where they lie."""
-    if reading.best is None:
-        return _no_answer(reading)
-    of, near = len(reading.complete), reading.near
-    if of == 1:
-        return ["It is the only complete trial, so there is nothing to compare it with yet."]
-    if len(near) == 1:
-        gap = abs((reading.complete[1].value or 0.0) - (reading.best.value or 0.0))
-        return [
-            f"None of the other {of - 1} complete trials comes within {reading.tolerance_words}; ",
-            f"the next is {reading.metric.number(gap)} {_points(reading)}behind.",
-        ]
-    where = [f"{p.name} {span}" for p in reading.parameters if (span := near_span(reading, p))]
-    lie = f" of {of} complete trials lie within {reading.tolerance_words} of it"
-    if not where:
-        return [Strong(str(len(near))), f"{lie}."]
-    more = f" and {len(where) - _NAMED} more" if len(where) > _NAMED else ""
-    return [Strong(str(len(near))), f"{lie}: ", *_strong(where[:_NAMED]), f"{more}."]
-
-
-def near_span(reading: Reading, parameter: Parameter) -> str:
-    """The values of a parameter among the near-best trials, e.g. `adam or sgd`."""
-    values = [t.params[parameter.key] for t in reading.near if parameter.key in t.params]
-    if not parameter.numeric:
-        return " or ".join(dict.fromkeys(plain(v) for v in sorted(values, key=str)))
-    numbers = sorted(v for v in values if isinstance(v, (int, float)))
-    ends = [plain(n, 2) for n in (numbers[0], numbers[-1])] if numbers else []
-    return "\N{EN DASH}".join(dict.fromkeys(ends))
+def as_good(verdict: Verdict | None) -> str:
+    """The values of a parameter that are as good as the best, in words; empty if not known."""
+    runs = verdict.runs("as good") if verdict is not None else []
+    return listed([span(run) for run in runs]) if runs else ""
 
 
 def failures(reading: Reading) -> list[str]:
@@ -89,33 +71,16 @@ def failures(reading: Reading) -> list[str]:
         if trial.status == "failed":
             found[trial.reason or "no reason was recorded"].append(trial.number)
     lines = sorted(found.items(), key=lambda item: (-len(item[1]), item[1]))
-    return [
-        f"trial{'s' * (len(who) > 1)} {_listed([*map(str, who[:5])], more=len(who) - 5)}: {reason}"
-        for reason, who in lines
-    ]
+    return [f"trial{'s' * (len(who) > 1)} {_named(who)}: {reason}" for reason, who in lines]
 
 
-def _no_answer(reading: Reading) -> Text:
-    if any(t.status == "failed" for t in reading.study.trials):
-        return ["There is no answer yet; the reasons of the failures are listed with the trials."]
-    return ["There is no answer yet; the same command goes on where the study stopped."]
+def _named(numbers: Sequence[int]) -> str:
+    more = len(numbers) - 5
+    return listed([*map(str, numbers[:5]), *([f"{more} more"] if more > 0 else [])])
 
 
-def _points(reading: Reading) -> str:
-    if reading.metric.unit == "%":
-        return "percentage points "
-    return f"{reading.metric.unit} ".lstrip()
-
-
-def _strong(parts: Sequence[str]) -> list[str]:
-    found: list[str] = []
-    for place, part in enumerate(parts, start=1):
-        joint = "" if place == 1 else " and " if place == len(parts) else ", "
-        found += [joint, Strong(part)]
-    return found
-
-
-def _listed(parts: Sequence[str], more: int = 0) -> str:
-    if more > 0:
-        return f"{', '.join(parts)} and {more} more"
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+def _marked(sentence: str, phrases: Sequence[str]) -> Text:
+    if not phrases:
+        return [sentence]
+    parts = re.split(f"({'|'.join(map(re.escape, phrases))})", sentence)
+    return [Strong(part) if part in phrases else part for part in parts if part]

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sweep.report.figures import NARROW, WIDE, figures
+from sweep.report.figures import COMPACT, LARGE, NARROW, SMALL, WIDE, draw
 from sweep.report.html import html
 from sweep.report.markdown import markdown
 from sweep.report.reading import read
-from sweep.report.theme import png
+from sweep.report.theme import png, svg
 from sweep.results import ResultSet
 
 
@@ -21,14 +21,21 @@ def build_report(study: ResultSet) -> Path:
     Works at any time: with no trial yet, in the middle of a search, and after it.
     """
     reading = read(study)
-    wide, narrow = figures(study, WIDE), figures(study, NARROW)
+    figures = draw(reading, LARGE, WIDE) | draw(reading, SMALL, COMPACT)
+    narrow = draw(reading, LARGE, NARROW)
     report = study.folder / "report"
-    (report / "figures").mkdir(parents=True, exist_ok=True)
-    for name, figure in wide.items():
-        _write(report / "figures" / f"{name}.png", png(figure))
-    _write(report / "REPORT.md", markdown(reading, list(wide)).encode())
+    pictures = report / "figures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    drawings = {name: [svg(figure, name)] for name, figure in figures.items()}
+    for name, figure in narrow.items():
+        drawings[name].append(svg(figure, f"{name}-narrow"))
+    for name, figure in figures.items():
+        _write(pictures / f"{name}.png", png(figure))
+    for stray in {p.stem for p in pictures.glob("*.png")} - figures.keys():
+        (pictures / f"{stray}.png").unlink()
+    _write(report / "REPORT.md", markdown(reading, list(figures)).encode())
     page = report / "index.html"
-    _write(page, html(reading, wide, narrow).encode())
+    _write(page, html(reading, drawings).encode())
     return page
 
 

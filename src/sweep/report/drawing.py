@@ -126,7 +126,7 @@ def jitter(trial: TrialRow) -> float:
 def scale(axes: Axes, which: Literal["x", "y"], parameter: Parameter) -> None:
     """Scale and label one axis for a parameter, over its whole range and no more."""
     axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_label_text(_fitting(parameter.name, 32))
+    axis.set_label_text(fitting(parameter.name, 32))
     set_limits = axes.set_xlim if which == "x" else axes.set_ylim
     if not parameter.numeric:
         _name(axis, parameter.categories)
@@ -144,14 +144,14 @@ def scale(axes: Axes, which: Literal["x", "y"], parameter: Parameter) -> None:
 
 
 def _name(axis: Axis, categories: Sequence[str]) -> None:
-    labels = [_fitting(name, 16) for name in categories]
+    labels = [fitting(name, 16) for name in categories]
     axis.set_ticks(range(len(labels)), labels)
     if sum(map(len, labels)) + 3 * len(labels) > 42:  # more characters than fit side by side
         for label in axis.get_ticklabels():
             label.set(rotation=30, ha="right", rotation_mode="anchor")
 
 
-def _fitting(name: str, most: int) -> str:
+def fitting(name: str, most: int) -> str:
     """A name cut in its middle to fit, with nothing that matplotlib would take for mathematics."""
     if len(name) > most:
         name = f"{name[: most // 2]}…{name[len(name) - most // 2 + 1 :]}"

@@ -1,27 +1,30 @@
 """The report as one self-contained index.html: no network, no scripts.
 
-Figures are drawn twice, for wide and for narrow screens, so that their text stays readable; the
-stylesheet shows one of them.
+Large figures are drawn twice, for wide and for narrow screens, so that their text stays readable;
+the stylesheet shows one of them. Small ones fit both.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
-from matplotlib.figure import Figure
 
-from sweep.report.answer import CAVEAT, Strong, Text, failures, flatness, headline, near_span
+from sweep.confirm.findings import Verdict
+from sweep.messages import Value
+from sweep.report.answer import Strong, Text, as_good, caveats, failures, sentences, tally
+from sweep.report.confirmed import arms, comparisons, verdicts
 from sweep.report.metric import duration, plain
 from sweep.report.parameters import Parameter
-from sweep.report.reading import ENOUGH, Reading
+from sweep.report.reading import Reading
 from sweep.report.repeat import seeds, steps, versions
+from sweep.report.sections import section
 from sweep.report.table import best_first, columns
-from sweep.report.theme import DARK, LIGHT, svg
+from sweep.report.theme import DARK, LIGHT
 from sweep.results import TrialRow
 
 ROWS = 200
@@ -35,40 +38,37 @@ _TEMPLATES = Environment(
 
 
 class Span(NamedTuple):
-    """One parameter in the answer: its best value, and where it and the near-best trials lie.
+    """One parameter in the answer: its recommended value, and which others are as good.
 
-    `left`, `width` and `dot` are percentages of the searched range.
+    `dot` and the starts and widths of `good` are percentages of the searched range.
     """
 
     parameter: Parameter
-    best: str
-    near: str
-    left: float
-    width: float
-    dot: float
+    value: str
+    verdict: Verdict | None
+    words: str
+    good: list[tuple[float, float]]
+    dot: float | None
     ends: tuple[str, str]
 
 
-def html(reading: Reading, wide: Mapping[str, Figure], narrow: Mapping[str, Figure]) -> str:
-    """The whole page. `wide` and `narrow` hold the same figures at two widths."""
+def html(reading: Reading, drawings: Mapping[str, Sequence[str]]) -> str:
+    """The whole page. `drawings` are SVG: of large figures a wide and a narrow one."""
     trials = best_first(reading)
     tips = {t.number: _tip(reading, t) for t in trials}
     shown = {t.number for t in trials[:ROWS]}
-    drawn = {
-        name: [
-            _linked(svg(figure, f"{name}-{size}"), tips, shown)
-            for size, figure in (("wide", wide[name]), ("narrow", narrow[name]))
-        ]
-        for name in wide
-    }
+    drawn = {name: [_linked(one, tips, shown) for one in some] for name, some in drawings.items()}
+    first, *rest = map(_text, sentences(reading))
     return _TEMPLATES.get_template("template.html.j2").render(
         reading=reading,
-        headline=_text(headline(reading)),
-        flatness=_text(flatness(reading)),
-        caveat=CAVEAT,
-        spans=[_span(reading, p) for p in reading.parameters if reading.best],
+        headline=first,
+        lead=rest,
+        caveats=caveats(reading),
+        tally=tally(reading),
+        spans=[_span(reading, p) for p in reading.parameters if reading.answer.recommended],
+        sheets=[s for s in (arms(reading), comparisons(reading), verdicts(reading)) if s],
         figures=drawn,
-        enough=len(reading.complete) >= ENOUGH,
+        sections={name: section(reading, name) for name in drawn},
         columns=columns(reading),
         trials=trials[:ROWS],
         near={t.number for t in reading.near},
@@ -91,16 +91,24 @@ def _text(text: Text) -> Markup:
 
 
 def _span(reading: Reading, parameter: Parameter) -> Span:
-    best = reading.best.params.get(parameter.key) if reading.best else None
-    near = near_span(reading, parameter)
-    low, high = plain(parameter.low), plain(parameter.high)
-    if not parameter.numeric:
-        return Span(parameter, plain(best), near, 0.0, 0.0, 0.0, (low, high))
-    numbers = [n for t in reading.near if (n := parameter.number(t)) is not None]
-    places = [100 * parameter.place(n) for n in numbers] or [0.0]
-    dot = 100 * parameter.place(float(best)) if isinstance(best, (int, float)) else 0.0
-    left = min(places)
-    return Span(parameter, plain(best), near, left, max(places) - left, dot, (low, high))
+    chosen = reading.answer.recommended
+    value = chosen.params.get(parameter.key) if chosen else None
+    verdict = next((v for v in reading.answer.verdicts if v.key == parameter.key), None)
+    ends = plain(parameter.low), plain(parameter.high)
+    good: list[tuple[float, float]] = []
+    for run in verdict.runs("as good") if verdict and parameter.numeric else []:
+        places = [p for end in run if (p := _percent(parameter, end)) is not None]
+        if len(places) == 2:  # the cumulative average has no place
+            good.append((places[0], places[1] - places[0]))
+    dot = _percent(parameter, value) if parameter.numeric else None
+    return Span(parameter, plain(value), verdict, as_good(verdict), good, dot, ends)
+
+
+def _percent(parameter: Parameter, value: Value) -> float | None:
+    """Where a value lies in the searched range, in percent; None outside of it."""
+    if not isinstance(value, (int, float)) or not parameter.low <= value <= parameter.high:
+        return None
+    return 100 * parameter.place(float(value))
 
 
 def _tip(reading: Reading, trial: TrialRow) -> str:

@@ -8,29 +8,27 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 
-from sweep.report.answer import CAVEAT, Strong, Text, failures, flatness, headline
+from sweep.report.answer import Strong, Text, caveats, failures, sentences, tally
+from sweep.report.confirmed import Sheet, arms, comparisons, verdicts
 from sweep.report.reading import Reading
 from sweep.report.repeat import seeds, steps, versions
+from sweep.report.sections import section
 from sweep.report.table import best_first, columns
 
 ROWS = 20
-ALT = {
-    "surface": "Response surface",
-    "slices": "One parameter at a time",
-    "history": "Order of the trials",
-}
 
 
 def markdown(reading: Reading, figures: Collection[str]) -> str:
     """The whole file. `figures` names those that lie in `figures/<name>.png`."""
-    parts = [
-        f"# {escape(reading.study.name)}",
-        _text(headline(reading)),
-        _text(flatness(reading)),
-    ]
-    if reading.best is not None:
-        parts.append(f"> {CAVEAT}")
-    parts += [f"## {ALT[f]}\n\n![{ALT[f]}](figures/{f}.png)" for f in figures]
+    parts = [f"# {escape(reading.study.name)}", *map(_text, sentences(reading))]
+    parts += [f"> {escape(caveat)}" for caveat in caveats(reading)]
+    parts += [escape(tally(reading))]
+    sheets = [arms(reading), comparisons(reading), verdicts(reading)]
+    if any(sheets):
+        parts += ["## On fresh seeds", *(_sheet(sheet) for sheet in sheets if sheet)]
+    for name in figures:
+        title, about, _ = section(reading, name)
+        parts += [f"## {title}", *map(escape, about), f"![{title}](figures/{name}.png)"]
     if reading.study.trials:
         parts += ["## Trials", _trials(reading)]
     if reasons := failures(reading):
@@ -58,6 +56,13 @@ def _text(text: Text) -> str:
 def _spaced(part: str) -> str:
     ends = part[: len(part) - len(part.lstrip())], part[len(part.rstrip()) :]
     return f"{ends[0]}{escape(part)}{ends[1]}" if part.strip() else part
+
+
+def _sheet(sheet: Sheet) -> str:
+    rows = [[escape(cell) for cell in row] for row in sheet.rows]
+    if sheet.marked is not None:
+        rows[sheet.marked] = [f"**{cell}**" for cell in rows[sheet.marked]]
+    return _table([escape(head) for head in sheet.heads], rows)
 
 
 def _trials(reading: Reading) -> str:

@@ -82,10 +82,14 @@ _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 
 def svg(figure: Figure, name: str) -> str:
-    """An `<svg>` element for a page; `name` keeps its ids apart from those of other figures."""
+    """An `<svg>` element for a page; `name` keeps its ids apart from those of other figures.
+
+    The figure keeps the layout that it has then: later pictures of it look the same, sooner.
+    """
     buffer = io.StringIO()
     with mpl.rc_context(STYLE | {"svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
+    figure.set_layout_engine("none")
     text = buffer.getvalue()
     head, body = text[text.index("<svg") :].split(">", 1)
     box = re.search(r'viewBox="[^"]*"', head)

@@ -8,14 +8,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from dropnorm.callbacks import MomentumBank
+from dropnorm.callbacks.callback import Callback
 from sweep.messages import Ended, Report, Saved, Status, TrialSpec
-from sweep.worker.build import build, make_trainer
+from sweep.worker.build import build, lightning_of, make_trainer
 from sweep.worker.desk import Desk
 from sweep.worker.metrics import SAVE_EVERY_S, first_broken, require
 
@@ -26,12 +27,15 @@ def train_alone(desk: Desk, spec: TrialSpec) -> Ended:
     data, module = build(spec)
     bank = ScoredBank(spec.columns, spec.scored) if spec.columns else None
     conversation = Conversation(desk, spec, bank)
-    trainer = make_trainer(spec.config["trainer"], [*([bank] if bank else []), conversation])
+    trainer = make_trainer(
+        spec.config["trainer"], [*([bank] if bank else []), conversation], module
+    )
     with _file(spec.resume) as checkpoint:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+        trainer.fit(module, **_served(trainer, data, "fit"), ckpt_path=checkpoint)
     ended = conversation.last_word()
-    if spec.test and ended.status == "complete" and is_overridden("test_step", module):
-        trainer.test(module, datamodule=data, verbose=False)
+    parent = lightning_of(module).LightningModule
+    if spec.test and ended.status == "complete" and is_overridden("test_step", module, parent):
+        trainer.test(module, **_served(trainer, data, "test"), verbose=False)
         tested = {k: float(v) for k, v in trainer.callback_metrics.items()}
         ended = replace(ended, metrics={**ended.metrics, **tested})
     elif ended.status == "complete" and desk.is_better(ended.metrics[desk.metric], spec.best):
@@ -107,6 +111,21 @@ class Conversation(Callback):
     def _stop(self, trainer: pl.Trainer, status: Status, reason: str) -> None:
         self._status, self._reason = status, reason
         trainer.should_stop = True
+
+
+def _served(
+    trainer: pl.Trainer, data: pl.LightningDataModule, stage: Literal["fit", "test"]
+) -> dict[str, Any]:
+    """The data as this Trainer takes it: one of Lightning's packages knows not the other's."""
+    if isinstance(trainer, pl.Trainer) == isinstance(data, pl.LightningDataModule):
+        return {"datamodule": data}
+    data.trainer = trainer
+    data.prepare_data()
+    data.setup(stage)
+    if stage == "test":
+        return {"dataloaders": data.test_dataloader()}
+    loaders = data.train_dataloader(), data.val_dataloader()
+    return dict(zip(("train_dataloaders", "val_dataloaders"), loaders, strict=True))
 
 
 def _checkpoint(trainer: pl.Trainer, weights_only: bool = False) -> bytes:

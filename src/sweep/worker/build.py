@@ -5,14 +5,16 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Mapping
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import pytorch_lightning as pl
-from dropnorm.retrofit import retrofit
 from hydra.utils import get_class, instantiate
 from pytorch_lightning.callbacks import Callback
 
 from dropnorm.blocks import seed_dropout
+from dropnorm.retrofitting import retrofit
 from sweep.messages import TrialSpec
 
 log = logging.getLogger(__name__)
@@ -39,8 +41,9 @@ def build(spec: TrialSpec) -> tuple[pl.LightningDataModule, pl.LightningModule]:
 
 def build_data(spec: TrialSpec) -> pl.LightningDataModule:
     config = spec.config["data"]
-    data = instantiate(config, **_accepted(config, {"seed": spec.seed}), _convert_="all")
-    assert isinstance(data, pl.LightningDataModule)
+    data: pl.LightningDataModule = instantiate(
+        config, **_accepted(config, {"seed": spec.seed}), _convert_="all"
+    )
     return data
 
 
@@ -63,9 +66,19 @@ def _accepted(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
     return {k: v for k, v in values.items() if k in accepted and k not in config}
 
 
-def make_trainer(settings: Mapping[str, Any], callbacks: list[Callback]) -> pl.Trainer:
+def lightning_of(module: object) -> ModuleType:
+    """The package that a module comes from: `lightning.pytorch` has the same classes once more."""
+    if module is None or isinstance(module, pl.LightningModule):
+        return pl
+    return import_module("lightning.pytorch")
+
+
+def make_trainer(
+    settings: Mapping[str, Any], callbacks: list[Callback], module: object = None
+) -> pl.Trainer:
     """Lightning's Trainer without what costs time or leaves files: the conductor records."""
-    return pl.Trainer(
+    trainer: type[pl.Trainer] = lightning_of(module).Trainer
+    return trainer(
         **settings,
         devices=1,
         callbacks=callbacks,

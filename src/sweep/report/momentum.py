@@ -1,0 +1,145 @@
+"""The metric against BatchNorm's momentum on the same weights, with what precise statistics give.
+
+Curves are of the recommended and the default setting on fresh seeds; before these are trained, the
+mean over the search's trials, whose interval holds their differences in dropout, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from sweep.confirm.estimates import Array, mean_of
+from sweep.confirm.wording import plural
+from sweep.messages import MOMENTUM
+from sweep.report.drawing import blank, legend
+from sweep.report.metric import plain
+from sweep.report.reading import Reading
+from sweep.report.theme import LIGHT
+from sweep.results import MomentumCurve
+
+_STYLE = {"color": LIGHT["accent"], "marker": "o", "markersize": 4.0}
+_PRECISE = {
+    "dropout_off": {"color": LIGHT["best"], "lw": 1.8, "label": "precise statistics, dropout off"},
+    "dropout_on": {
+        "color": LIGHT["ink"], "lw": 1.4, "linestyle": (0, (2, 2)),
+        "label": "precise statistics, dropout on",
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Curves that are averaged together."""
+
+    title: str
+    curves: Sequence[MomentumCurve]
+
+
+def panels_of(reading: Reading) -> list[Panel]:
+    """The recommended setting and the default on fresh seeds, or all complete trials as one."""
+    arms = {arm.name: arm for arm in reading.answer.arms}
+    chosen = reading.answer.recommended
+    names = dict.fromkeys([chosen.name if chosen else "", "default"])
+    found = []
+    for name in names:
+        curves = [r.momentum for r in reading.study.confirm if r.arm == name and r.momentum]
+        if name in arms and curves:
+            title = _setting(reading, name)
+            found.append(Panel(f"{title}{plural(len(curves), 'fresh seed')}", curves))
+    if found:
+        return found
+    curves = [t.momentum for t in reading.profiled if t.momentum]
+    return [Panel(f"mean over {plural(len(curves), 'trial')}", curves)] if curves else []
+
+
+def _setting(reading: Reading, name: str) -> str:
+    """Which arm it is, by the parameters that its curves do not vary."""
+    arm = next(a for a in reading.answer.arms if a.name == name)
+    others = [p for p in reading.parameters if p.key != MOMENTUM and p.key in arm.params][:2]
+    shown = ", ".join(f"{p.name} {plain(arm.params[p.key], 2)}" for p in others)
+    return f"{name}: {shown}\n" if shown else f"{name}, "
+
+
+def draw_momentum(reading: Reading, width: int) -> Figure | None:
+    """None unless trials have scored several momenta."""
+    panels = [p for p in panels_of(reading) if len(_numbers(p.curves)) > 1]
+    if not panels:
+        return None
+    rows, columns = (len(panels), 1) if width < 500 else (1, len(panels))
+    figure = blank(width, 130 + 270 * rows if rows > 1 else 380)
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    handles: dict[str, Line2D] = {}
+    for place, (axes, panel) in enumerate(zip(grid.flat, panels, strict=True)):
+        for handle in _draw(axes, reading, panel):
+            handles.setdefault(str(handle.get_label()), handle)
+        if columns == 1 or place == 0:
+            axes.set_ylabel(reading.metric.axis)
+    legend(figure, list(handles.values()), width)
+    return figure
+
+
+def _draw(axes: Axes, reading: Reading, panel: Panel) -> list[Line2D]:
+    momenta = _numbers(panel.curves)
+    factor = reading.metric.factor
+    estimate = mean_of(factor * _table(panel.curves, momenta))
+    label = "running average"
+    lines = axes.plot(momenta, estimate.mean, lw=1.8, label=label, zorder=4, **_STYLE)
+    if len(panel.curves) > 1:
+        ends = estimate.mean - estimate.half, estimate.mean + estimate.half
+        axes.fill_between(momenta, *ends, color=LIGHT["accent"], alpha=0.16, lw=0, zorder=1)
+    for kind, style in _PRECISE.items():
+        found = [v for c in panel.curves if (v := getattr(c, kind)) is not None]
+        if found:
+            lines += [axes.axhline(factor * float(np.mean(found)), zorder=3, gid=kind, **style)]
+    axes.set_title(panel.title, fontsize=12, color=LIGHT["muted"])
+    log = momenta[0] > 0 and momenta[-1] / momenta[0] >= 10
+    _scale(axes, log)
+    cumulative = [_value(c, None) for c in panel.curves]
+    if all(v is not None for v in cumulative):
+        mean = mean_of(factor * np.array(cumulative, dtype=float))
+        x = momenta[-1] * 10**0.25 if log else momenta[-1] + 0.08 * (momenta[-1] - momenta[0])
+        half = float(mean.half) if math.isfinite(float(mean.half)) else 0.0
+        axes.plot([x, x], [mean.mean - half, mean.mean + half], color=LIGHT["accent"], lw=1.6)
+        style = _STYLE | {"marker": "D", "linestyle": "none", "markerfacecolor": LIGHT["card"]}
+        lines += axes.plot([x], [mean.mean], label="cumulative average", zorder=4, **style)
+    return lines
+
+
+def _scale(axes: Axes, log: bool) -> None:
+    axes.set_xlabel("bn_momentum")
+    axes.grid(axis="y", color=LIGHT["rule"], lw=0.8)
+    axes.set_axisbelow(True)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_tick_params(labelleft=True)
+    if log:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(float(value))))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _numbers(curves: Sequence[MomentumCurve]) -> list[float]:
+    """The momenta that every curve has a finite value for."""
+    finite = [
+        {m for m, v in zip(c.momenta, c.values, strict=True) if m is not None and math.isfinite(v)}
+        for c in curves
+    ]
+    return sorted(set.intersection(*finite)) if finite else []
+
+
+def _table(curves: Sequence[MomentumCurve], momenta: Sequence[float]) -> Array:
+    """Values [momenta, curves]."""
+    return np.array([[_value(c, m) for c in curves] for m in momenta], dtype=float)
+
+
+def _value(curve: MomentumCurve, momentum: float | None) -> float | None:
+    found = dict(zip(curve.momenta, curve.values, strict=True)).get(momentum)
+    return found if found is not None and math.isfinite(found) else None

@@ -1,0 +1,123 @@
+"""Modules of somebody else's in a study: retrofitted, their momentum scored whole, confirmed."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dropnorm import Synthetic
+from sweep import load_study
+from sweep.__main__ import main
+from sweep.results import ResultSet
+
+# As written long ago, with torch's layers, for either of Lightning's packages.
+MODULE = """
+import torch
+import torch.nn.functional as F
+from torch import nn
+import {lightning} as pl
+
+class Old(pl.LightningModule):
+    def __init__(self, width=32, lr=3e-3):
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = nn.Sequential(
+            nn.Flatten(), nn.Linear(64, width), nn.BatchNorm1d(width), nn.ReLU(),
+            nn.Dropout(0.5), nn.Linear(width, 4),
+        )
+        self.lr = lr
+
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, batch, index):
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch, index):
+        self.log("val_acc", (self(batch[0]).argmax(1) == batch[1]).float().mean())
+
+    def test_step(self, batch, index):
+        self.log("test_acc", (self(batch[0]).argmax(1) == batch[1]).float().mean())
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=self.lr)
+"""
+STUDY = """\
+# @package _global_
+defaults:
+  - override /model: own
+  - override /data: synthetic
+study:
+  name: mine
+  trials: 3
+  metric: val_acc
+model:
+  _target_: {name}.Old
+search:
+  retrofit.dropout: interval(0, 0.5)
+  retrofit.bn_momentum: tag(log, interval(0.001, 1))
+  model.width: choice(16, 32)
+"""
+QUICK = (
+    "trainer.max_epochs=3",
+    "executor=inline",
+    "confirm.seeds=2",
+    "confirm.top=1",
+    "pruner=none",
+)
+
+
+@pytest.fixture(scope="module", params=["pytorch_lightning", "lightning.pytorch"])
+def own(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ResultSet:
+    """What a study of such a module brings, with the study's file in a folder of its own."""
+    pytest.importorskip(request.param)
+    folder = tmp_path_factory.mktemp("own")
+    name = f"old_{request.param.replace('.', '_')}"
+    (folder / f"{name}.py").write_text(MODULE.format(lightning=request.param))
+    (folder / "conf" / "study").mkdir(parents=True)
+    (folder / "conf" / "study" / "mine.yaml").write_text(STUDY.format(name=name))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "path", [*sys.path])
+        assert main(["+study=mine", "--config-dir", "conf", *QUICK]) == 0
+        yield load_study(folder / "sweeps" / "mine")
+
+
+def test_every_trial_trains_and_scores_all_momenta(own: ResultSet) -> None:
+    assert [t.status for t in own.trials] == ["complete"] * 3
+    for trial in own.trials:
+        assert trial.momentum is not None and len(trial.momentum.values) == 14
+        curve = dict(zip(trial.momentum.momenta, trial.momentum.values, strict=True))
+        best = max(v for momentum, v in curve.items() if momentum is not None)
+        assert trial.value == best == curve[trial.params["retrofit.bn_momentum"]]  # type: ignore[index]
+        assert set(trial.metrics) == {"val_acc"}
+
+
+def test_the_best_is_confirmed_with_a_look_at_the_test_set(own: ResultSet) -> None:
+    assert len(own.confirm) == 2  # there is no default: the configuration leaves it open
+    assert all({"val_acc", "test_acc"} <= row.metrics.keys() for row in own.confirm)
+
+
+def test_the_checkpoint_is_the_modules_own_and_has_the_recorded_value(own: ResultSet) -> None:
+    assert own.best is not None
+    target = own.config["model"]["_target_"]
+    module = getattr(importlib.import_module(target.rpartition(".")[0]), "Old")
+    loaded = module.load_from_checkpoint(own.folder / "checkpoints" / "best.ckpt").eval()
+    part = Synthetic().part("val")
+    with torch.inference_mode():
+        x, y = part.between(0, len(part))
+        accuracy = (loaded(x).argmax(1) == y).float().mean().item()
+    assert accuracy == pytest.approx(own.best.value, abs=1e-6)
+
+
+def test_an_optimizer_that_the_module_never_sees_is_not_searched(
+    own: ResultSet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = own.folder.parent.parent
+    words = ["--config-dir", str(folder / "conf"), *QUICK, f"study.folder={folder}/other"]
+    assert main(["+study=mine", *words, "optimizer.lr=interval(0.001,0.01)"]) == 1
+    assert "takes no argument `optimizer`" in capsys.readouterr().err
