@@ -29,7 +29,10 @@ BAD = [
     # studies and groups
     ("", f"study.name: missing; type +study={STUDIES}, or study.name=NAME"),
     ("+study=mnst", "study: no study mnst; did you mean mnist?"),
-    ("+study=huh", "study: no study huh; known: fashion_mnist, mnist, momentum, synthetic, tutorial"),
+    (
+        "+study=huh",
+        "study: no study huh; known: fashion_mnist, mnist, momentum, synthetic, tutorial",
+    ),
     (
         "study=mnist",
         "study: expected +study=NAME with a plus, got study=mnist; did you mean +study=mnist?",
@@ -474,7 +477,9 @@ def test_a_file_that_is_no_yaml_is_named_with_line_and_column(
 
 def test_a_study_without_a_name_is_told_the_studies_of_both_folders(own: Folder) -> None:
     folder = own("mine", GLOBAL + "search: {model.dropout: 'interval(0,0.5)'}")
-    with pytest.raises(ConfigError, match=r"\+study=fashion_mnist\|mine\|mnist\|momentum\|synthetic"):
+    with pytest.raises(
+        ConfigError, match=r"\+study=fashion_mnist\|mine\|mnist\|momentum\|synthetic"
+    ):
         make_plan(["+study=mine"], folder)
     with pytest.raises(ConfigError, match="no study mien; did you mean mine"):
         make_plan(["+study=mien"], folder)

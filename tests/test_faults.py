@@ -22,6 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from sweep import load_study
 from sweep.errors import StudyError
 from sweep.results import TrialRow
+from tests.kill_study import killed_studies
 from tests.studies import bench, children, is_alive, on_one_core, plan, wait_for
 
 TYPED = ["+study=synthetic", "trainer.max_epochs=40"]
@@ -167,6 +168,12 @@ def test_a_study_survives_kill_9_of_everything_and_of_the_conductor(
     last = sweep(*typed)
     assert last.end() == 0, last.text()
     assert_whole(last.folder, 12, list(rows.values()))
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
+    """As `python -m tests.kill_study` does for longer."""
+    assert sum(killed_studies(tmp_path, trials=12, kills=3, seed=0)) == 3
 
 
 def go_on(command: Command, trials: int = 3) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -105,7 +104,7 @@ def test_the_best_is_confirmed_with_a_look_at_the_test_set(own: ResultSet) -> No
 def test_the_checkpoint_is_the_modules_own_and_has_the_recorded_value(own: ResultSet) -> None:
     assert own.best is not None
     target = own.config["model"]["_target_"]
-    module = getattr(importlib.import_module(target.rpartition(".")[0]), "Old")
+    module = importlib.import_module(target.rpartition(".")[0]).Old
     loaded = module.load_from_checkpoint(own.folder / "checkpoints" / "best.ckpt").eval()
     part = Synthetic().part("val")
     with torch.inference_mode():

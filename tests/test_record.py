@@ -21,8 +21,8 @@ import yaml
 from sweep import load_study
 from sweep.config import Plan
 from sweep.errors import ConfigError, StudyError
-from sweep.messages import Ended
 from sweep.files import write_aside
+from sweep.messages import Ended
 from sweep.record import PARTS, Record
 from tests.studies import Bench, bench, metrics, plan
 

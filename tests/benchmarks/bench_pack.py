@@ -2,8 +2,9 @@
 
     OMP_NUM_THREADS=1 python -m tests.benchmarks.bench_pack
 
-Same network, data, batch size, epochs, optimizer and validation for all. The floor is the time of
-the trial's matrix products alone, by the fastest backend that stays at float32 accuracy.
+Same network, data, batch size, optimizer and validation for all; a third of an epoch each, scaled.
+The floor is the time of the trial's matrix products alone, by the fastest backend that stays at
+float32 accuracy.
 """
 
 from __future__ import annotations
@@ -12,35 +13,40 @@ import statistics
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
 from dropnorm import MNIST
 from dropnorm.pack import LaneBatches, Pack
-from tests.benchmarks.bench_trial import EPOCHS, NETWORKS, announce, ours, trial
+from tests.benchmarks.bench_trial import announce, ours, trial
 from tests.benchmarks.peers import optuna_lightning
 from tests.benchmarks.rounds import median_seconds
 
-BATCH, TRAIN, VAL, ROUNDS = 128, 50_000, 10_000, 3
-LANES = (1, 2, 4, 8, 16)
+BATCH, TRAIN, VAL, ROUNDS, PART = 128, 50_000, 10_000, 3, 1 / 3
+LANES = (1, 2, 4, 8, 16, 32)
+NETWORKS: dict[str, dict[str, Any]] = {
+    "784-512-10": {"hidden": [512]},
+    "784-512-512-10": {"hidden": [512, 512]},
+    "cnn": {"network": "cnn", "hidden": [64]},
+}
 
 
-def packed(hidden: tuple[int, ...], lanes: int, precision: str = "32-true") -> None:
-    """Trains and validates a pack."""
+def packed(settings: dict[str, Any], lanes: int, part: float, precision: str = "32-true") -> None:
+    """Trains and validates a pack over part of an epoch."""
     data = MNIST(batch_size=BATCH)
-    trials = [{"hidden": list(hidden), "dropout": 0.3, "seed": seed} for seed in range(lanes)]
-    pack = Pack(trials)
+    pack = Pack([{**settings, "dropout": 0.3, "seed": seed} for seed in range(lanes)])
     batches = LaneBatches(data.part("train"), data.train_rows(), BATCH, pack.ages)
     trainer = pl.Trainer(
-        max_epochs=EPOCHS, precision=precision, accelerator="cpu", logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        num_sanity_val_steps=0,
+        max_epochs=1, precision=precision, accelerator="cpu", logger=False,
+        limit_train_batches=part, limit_val_batches=part, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
     )  # fmt: skip
     trainer.fit(pack, batches, data.val_dataloader())
 
 
-def floor(hidden: tuple[int, ...], steps: int = 10) -> float:
+def floor(hidden: list[int], steps: int = 10) -> float:
     """Seconds of an epoch's matrix products: forward, both gradients, validation."""
     pairs = list(pairwise((784, *hidden, 10)))
     operands = [(torch.randn(BATCH, i), torch.randn(o, i), torch.randn(BATCH, o)) for i, o in pairs]
@@ -61,24 +67,38 @@ def floor(hidden: tuple[int, ...], steps: int = 10) -> float:
     return TRAIN // BATCH * (ahead + back) + VAL / BATCH * ahead
 
 
+def measure(settings: dict[str, Any]) -> dict[str, float]:
+    """Seconds per trial-epoch by name, in interleaved rounds; convolutions take ten times longer."""
+    lanes, part = (LANES, PART) if "network" not in settings else ((1, 4), PART / 8)
+    spec = trial(settings, part)
+    things: dict[str, Callable[[], object]] = {
+        "peer": lambda: optuna_lightning(settings, 1, part=part),
+        "one": lambda: ours(spec),
+    }
+    things |= {f"K={k}": lambda k=k: packed(settings, k, part) for k in lanes}
+    floors: list[float] = []
+    if "network" not in settings:
+        things["floor"] = lambda: floors.append(floor(settings["hidden"]))
+    seconds = median_seconds(things, ROUNDS, warm_up=0)
+    each = {f"K={k}": k for k in lanes}
+    found = {name: s / part / each.get(name, 1) for name, s in seconds.items()}
+    return found | {"floor": statistics.median(floors)} if floors else found
+
+
 def main() -> None:
     announce()
-    names = ["peer", "one", *(f"K={lanes}" for lanes in LANES)]
-    print(f"{'network':<14} {'floor':>7} " + " ".join(f"{name:>7}" for name in names))
-    for hidden in NETWORKS:
-        spec = trial(hidden)
-        things: dict[str, Callable[[], object]] = {
-            "peer": lambda h=hidden: optuna_lightning(h, EPOCHS),
-            "one": lambda s=spec: ours(s),
-        }
-        things |= {f"K={k}": lambda h=hidden, k=k: packed(h, k) for k in LANES}
-        floors = [floor(hidden)]
-        things["floor"] = lambda h=hidden, f=floors: f.append(floor(h))
-        seconds = median_seconds(things, ROUNDS, warm_up=0)
-        each = {"peer": 1, "one": 1} | {f"K={k}": k for k in LANES}
-        cells = [f"{seconds[name] / EPOCHS / each[name]:>7.2f}" for name in names]
-        name = "-".join(map(str, (784, *hidden, 10)))
-        print(f"{name:<14} {statistics.median(floors):>7.2f} {' '.join(cells)}", flush=True)
+    names = ["floor", "peer", "one", *(f"K={lanes}" for lanes in LANES)]
+    print(f"{'network':<15} " + " ".join(f"{name:>6}" for name in names) + "  peer/K=4  peer/best")
+    for network, settings in NETWORKS.items():
+        seconds = measure(settings)
+        cells = [f"{seconds[n]:>6.2f}" if n in seconds else f"{'':>6}" for n in names]
+        best = min(s for name, s in seconds.items() if name.startswith("K="))
+        ratios = [seconds["peer"] / seconds["K=4"], seconds["peer"] / best]
+        print(f"{network:<15} {' '.join(cells)}  {ratios[0]:>8.2f}  {ratios[1]:>9.2f}", flush=True)
+    start = time.perf_counter()
+    packed(NETWORKS["784-512-10"], 4, PART / 8, "bf16-mixed")
+    seconds_of_bf16 = (time.perf_counter() - start) / (PART / 8) / 4
+    print(f"784-512-10 in bf16-mixed, K=4: {seconds_of_bf16:.2f}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from typing import Any
 
 import optuna
 import torch
@@ -25,9 +26,13 @@ EPOCHS, ROUNDS = 3, 3
 NETWORKS = ((512,), (256, 256))
 
 
-def trial(hidden: tuple[int, ...]) -> TrialSpec:
+def trial(settings: dict[str, Any], part: float = 1.0) -> TrialSpec:
+    """One trial of these settings of the model; `part` of an epoch, or `EPOCHS` whole ones."""
+    epochs = EPOCHS if part == 1.0 else 1
     plan = make_plan(
-        ["+study=mnist", f"model.hidden={list(hidden)}", f"trainer.max_epochs={EPOCHS}",
+        ["+study=mnist", f"model={settings.get('network', 'mlp')}",
+         f"model.hidden={settings['hidden']}", f"trainer.max_epochs={epochs}",
+         f"+trainer.limit_train_batches={part}", f"+trainer.limit_val_batches={part}",
          "model.dropout=0.3", "model.bn_momentum=0.1", "optimizer.lr=interval(0.001,0.002)"]
     )  # fmt: skip
     return TrialSpec(0, 0, {}, plan.trial)
@@ -51,10 +56,11 @@ def main() -> None:
     announce()
     print(f"{'network':<16} {'Optuna + Lightning':>20} {'dropnorm':>10} {'ratio':>7}")
     for hidden in NETWORKS:
-        spec = trial(hidden)
+        settings = {"hidden": list(hidden)}
+        spec = trial(settings)
         seconds = median_seconds(
             {
-                "peer": lambda h=hidden: optuna_lightning(h, EPOCHS),
+                "peer": lambda s=settings: optuna_lightning(s, EPOCHS),
                 "ours": lambda s=spec: ours(s),
             },
             ROUNDS,

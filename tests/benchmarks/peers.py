@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
@@ -13,19 +13,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
-from dropnorm import MNIST
+from dropnorm import MNIST, BatchNorm, Dropout
+from dropnorm.networks import NETWORKS
 
 
 class PlainModule(pl.LightningModule):
-    """Linear, BatchNorm1d, ReLU, Dropout for each width, and a head; accuracy and losses logged."""
+    """Torch's own layers in the order of `mlp` or `cnn`; accuracy and losses logged."""
 
-    def __init__(self, hidden: tuple[int, ...], dropout: float, bn_momentum: float) -> None:
+    def __init__(self, settings: Mapping[str, Any], dropout: float, bn_momentum: float) -> None:
         super().__init__()
-        widths, layers = [784, *hidden], list[nn.Module]()
-        for i, o in pairwise(widths):
-            norm = nn.BatchNorm1d(o, momentum=bn_momentum)
-            layers += [nn.Linear(i, o), norm, nn.ReLU(), nn.Dropout(dropout)]
-        self.network = nn.Sequential(nn.Flatten(), *layers, nn.Linear(widths[-1], 10))
+        like = NETWORKS[settings.get("network", "mlp")](hidden=settings["hidden"], dropout=dropout)
+        self.network = plain(like, bn_momentum)
         self.accuracy = MulticlassAccuracy(10, average="micro")
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
@@ -43,6 +41,22 @@ class PlainModule(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=1e-3)
 
 
+def plain(network: nn.Module, bn_momentum: float) -> nn.Sequential:
+    """The layers of a network of ours in a row, with torch's own in the places of ours."""
+    layers: list[nn.Module] = []
+    norm: type[nn.Module] = nn.BatchNorm1d
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            norm = nn.BatchNorm2d if isinstance(layer, nn.Conv2d) else nn.BatchNorm1d
+        if isinstance(layer, Dropout):
+            layer = nn.Dropout(float(layer.rate))
+        elif isinstance(layer, BatchNorm):
+            layer = norm(layer.num_features, momentum=bn_momentum)
+        if not list(layer.children()):
+            layers.append(layer)
+    return nn.Sequential(*layers)
+
+
 def loaders(batch_size: int) -> tuple[DataLoader[Any], DataLoader[Any]]:
     """MNIST's fixed split as float tensors behind ordinary DataLoaders."""
     data = MNIST()
@@ -55,8 +69,10 @@ def loaders(batch_size: int) -> tuple[DataLoader[Any], DataLoader[Any]]:
     )
 
 
-def optuna_lightning(hidden: tuple[int, ...], epochs: int, batch_size: int = 128) -> float:
-    """One trial of an ordinary Optuna study; returns its validation accuracy."""
+def optuna_lightning(
+    settings: Mapping[str, Any], epochs: int, batch_size: int = 128, part: float = 1.0
+) -> float:
+    """One trial of an ordinary Optuna study, over `part` of each epoch; its validation accuracy."""
     train, val = loaders(batch_size)
 
     def objective(trial: optuna.Trial) -> float:
@@ -64,9 +80,10 @@ def optuna_lightning(hidden: tuple[int, ...], epochs: int, batch_size: int = 128
         momentum = trial.suggest_float("bn_momentum", 1e-3, 1.0, log=True)
         trainer = pl.Trainer(
             max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
+            limit_train_batches=part, limit_val_batches=part,
             enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
-        trainer.fit(PlainModule(hidden, dropout, momentum), train, val)
+        trainer.fit(PlainModule(settings, dropout, momentum), train, val)
         return float(trainer.callback_metrics["val_accuracy"])
 
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))

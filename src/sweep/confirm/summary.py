@@ -21,7 +21,7 @@ from sweep.confirm.momentum import momentum_verdict
 from sweep.confirm.response import response_verdicts
 from sweep.confirm.sentences import effects, recommendation, shrinkage
 from sweep.confirm.wording import Words, listed, plural, said
-from sweep.messages import MOMENTUM, Value_KEYS
+from sweep.messages import MOMENTUM_KEYS, Value
 from sweep.report.metric import Metric
 from sweep.report.parameters import parameters_of
 from sweep.results import ResultSet

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from sweep.confirm.findings import Verdict
 from sweep.confirm.wording import Words, listed, plural, span
+from sweep.report.pruning import explain, judge_pruning
 from sweep.report.reading import Reading
 
 
@@ -45,7 +46,9 @@ def caveats(reading: Reading) -> list[str]:
     found = [reading.answer.shrinkage] if reading.answer.shrinkage else []
     if reading.best is not None and not any(arm.seeds for arm in reading.answer.arms):
         found.append(CAVEAT)
-    return [*found, *reading.answer.unknown]
+    pruning = judge_pruning(reading)
+    warning = explain(reading, pruning)[:1] if pruning and pruning.is_doubtful else []
+    return [*found, *reading.answer.unknown, *warning]
 
 
 def tally(reading: Reading) -> str:

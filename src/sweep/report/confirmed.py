@@ -18,10 +18,26 @@ _STANDINGS = {
     "unknown": "not known",
 }
 
+_ARMS = (
+    "The best settings of the search and the default, each trained anew on the same fresh seeds. "
+    "The test set was opened only here. Means with their 95 % intervals; shrinkage is what the "
+    "search promised on validation and fresh seeds did not give."
+)
+_COMPARISONS = (
+    "Positive is better. Settings trained on the same seeds are compared seed by seed; p-values "
+    "are corrected for the number of comparisons."
+)
+_VERDICTS = (
+    "Which values are as good as the best one, which are worse and by how much, with the other "
+    "parameters as recommended. Statements hold together with 95 %."
+)
+
 
 class Sheet(NamedTuple):
     """A table ready to show. `kinds` are the columns' looks: number, text or note."""
 
+    title: str
+    about: str
     heads: Sequence[str]
     kinds: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -57,7 +73,7 @@ def arms(reading: Reading) -> Sheet | None:
     kinds = ["text", *["number"] * (len(heads) - 1)]
     chosen = reading.answer.recommended
     marked = next((i for i, a in enumerate(found) if chosen and a.name == chosen.name), None)
-    return Sheet(heads, kinds, rows, marked)
+    return Sheet("On fresh seeds", _ARMS, heads, kinds, rows, marked)
 
 
 def comparisons(reading: Reading) -> Sheet | None:
@@ -77,20 +93,19 @@ def comparisons(reading: Reading) -> Sheet | None:
         for c in found
     ]
     heads = ["comparison", "on", f"difference{unit}", "p (Holm)", "verdict"]
-    return Sheet(heads, ["text", "text", "number", "number", "note"], rows)
+    kinds = ["text", "text", "number", "number", "note"]
+    return Sheet("Against each other", _COMPARISONS, heads, kinds, rows)
 
 
 def verdicts(reading: Reading) -> Sheet | None:
     """What is known of each searched parameter, with what it is known from."""
     found = reading.answer.verdicts
-    if not found or not reading.answer.arms:
+    if not found:
         return None
-    rows = [
-        [v.name, _STANDINGS[v.effect], v.sentence[:1].upper() + v.sentence[1:], v.evidence]
-        for v in found
-    ]
+    rows = [[v.name, _STANDINGS[v.effect], v.sentence, v.evidence] for v in found]
+    heads = ["parameter", "effect", "in words", "evidence"]
     return Sheet(
-        ["parameter", "effect", "in words", "evidence"], ["text", "text", "note", "note"], rows
+        "What each parameter does", _VERDICTS, heads, ["text", "text", "note", "note"], rows
     )
 
 

@@ -34,6 +34,7 @@ _MARKS: dict[str, dict[str, Any]] = {
     "best": {"marker": "*", "s": 7.0, "facecolor": LIGHT["best"], "edgecolor": LIGHT["ink"]},
 }  # fmt: skip
 _AREA = 38.0  # of a mark, in square points; marks of hundreds of trials are smaller
+_CHARACTER, _HANDLE = 6.2, 46.0  # of a legend: width of a letter, and of the rest of an entry
 _EDGE = 0.06  # of the axis: how far behind the floor the trials beyond it are drawn
 
 
@@ -161,7 +162,8 @@ def fitting(name: str, most: int) -> str:
 def legend(figure: Figure, handles: Sequence[Artist], width: int) -> None:
     """One legend for the whole figure, below it, in as many columns as fit."""
     if handles:
-        columns = min(len(handles), 6 if width > 500 else 2)
+        longest = max(len(str(handle.get_label())) for handle in handles)
+        columns = max(1, min(len(handles), 6, int(width / (_CHARACTER * longest + _HANDLE))))
         figure.legend(
             handles=list(handles), loc="outside lower center", ncols=columns, handletextpad=0.4
         )

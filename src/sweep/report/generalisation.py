@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -30,11 +31,7 @@ def draw_dropout(reading: Reading, width: int) -> Figure | None:
     dropout = reading.parameter(DROPOUT)
     if dropout is None or not reading.ended:
         return None
-    points = [
-        Point(t, x, gap)
-        for t in reading.complete
-        if (x := dropout.number(t)) is not None and (gap := gap_of(t.metrics)) is not None
-    ]
+    points = gaps(reading)
     panels = 2 if len(points) >= ENOUGH else 1
     stacked = width < 500
     figure = blank(width, 330 + (250 * (panels - 1) if stacked else 0))
@@ -48,6 +45,17 @@ def draw_dropout(reading: Reading, width: int) -> Figure | None:
         _draw_gap(grid[1], reading, dropout, points)
     legend(figure, [*handles, *fresh], width)
     return figure
+
+
+def gaps(reading: Reading) -> list[Point]:
+    """The gap of every complete trial that has one, against its dropout."""
+    dropout = reading.parameter(DROPOUT)
+    found = [(t, gap_of(t.metrics)) for t in reading.complete] if dropout else []
+    return [
+        Point(t, x, gap)
+        for t, gap in found
+        if gap is not None and dropout and (x := dropout.number(t)) is not None
+    ]
 
 
 def gap_of(metrics: Mapping[str, float]) -> float | None:
@@ -77,8 +85,8 @@ def gap_on_fresh_seeds(reading: Reading, arm: str) -> Interval | None:
 def _scaled(interval: Interval | None, factor: float) -> Interval | None:
     if interval is None:
         return None
-    ends = (factor * x for x in (interval.mean, interval.low, interval.high))
-    return Interval(*ends, interval.count)
+    mean, low, high = (factor * x for x in (interval.mean, interval.low, interval.high))
+    return Interval(mean, low, high, interval.count)
 
 
 def _draw_arms(
@@ -90,16 +98,17 @@ def _draw_arms(
         x, y = arm.params.get(dropout.key), of(arm.name)
         if y is None or not isinstance(x, (int, float)):
             continue
-        ends = [[y.low, y.high]] if math.isfinite(y.half) else [[y.mean, y.mean]]
-        axes.plot([x, x], ends[0], color=LIGHT["failed"], lw=1.6, zorder=11, clip_on=False)
+        ends = (y.low, y.high) if math.isfinite(y.half) else (y.mean, y.mean)
+        axes.plot([x, x], ends, color=LIGHT["failed"], lw=1.6, zorder=11, clip_on=False)
         axes.plot([x], [y.mean], zorder=12, clip_on=False, gid=f"fresh {arm.name}", **_MARK)
         low, high = axes.get_ylim()
-        axes.set_ylim(min(low, ends[0][0]), max(high, ends[0][1]))
+        room = 0.04 * (high - low)
+        axes.set_ylim(min(low, ends[0] - room), max(high, ends[1] + room))
         drawn = True
     return [Line2D([], [], label=_FRESH, **_MARK)] if drawn else []
 
 
-_MARK = {
+_MARK: dict[str, Any] = {
     "color": LIGHT["failed"], "marker": "s", "markersize": 5.5, "lw": 1.6,
     "markerfacecolor": LIGHT["card"], "markeredgewidth": 1.6,
 }  # fmt: skip

@@ -24,7 +24,7 @@ from sweep.report.theme import LIGHT
 from sweep.results import TrialRow
 
 _LEAST = 10  # complete trials
-_MOST = 200  # trials that are looked at, spread evenly: more would only take longer
+_MOST = 1000  # settings that are looked at, spread evenly: more would only take longer
 _DUMMIES = 20
 _BEST = 0.25  # share of the trials that count as good
 
@@ -42,7 +42,9 @@ class Importance(NamedTuple):
 def importances(reading: Reading) -> list[Importance]:
     """The most important first; empty with too few trials or parameters."""
     trials = reading.complete
-    some = [trials[i] for i in np.linspace(0, len(trials) - 1, min(len(trials), _MOST)).astype(int)]
+    each = max((len(t.momentum.values) for t in reading.profiled if t.momentum), default=1)
+    count = min(len(trials), _MOST // each)
+    some = [trials[i] for i in np.linspace(0, len(trials) - 1, count).astype(int)]
     shown = [p for p in reading.parameters if all(p.key in t.params for t in some)]
     values = {value_of(t) for t in some}
     if len(some) < _LEAST or len(values) < 2 or len(shown) < 2:
@@ -138,10 +140,10 @@ def _divergences(
     shown: Sequence[Parameter], rows: Sequence[Row], values: Sequence[float], sign: float
 ) -> Mapping[str, float]:
     import optuna  # half a second that a report of few trials can do without
-    from optuna.distributions import CategoricalDistribution, FloatDistribution
+    from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
     from optuna.importance import PedAnovaImportanceEvaluator
 
-    kinds = {
+    kinds: dict[str, BaseDistribution] = {
         p.key: FloatDistribution(p.low, p.high, log=p.log)
         if p.numeric
         else CategoricalDistribution(p.categories)

@@ -23,9 +23,8 @@ def markdown(reading: Reading, figures: Collection[str]) -> str:
     parts = [f"# {escape(reading.study.name)}", *map(_text, sentences(reading))]
     parts += [f"> {escape(caveat)}" for caveat in caveats(reading)]
     parts += [escape(tally(reading))]
-    sheets = [arms(reading), comparisons(reading), verdicts(reading)]
-    if any(sheets):
-        parts += ["## On fresh seeds", *(_sheet(sheet) for sheet in sheets if sheet)]
+    for sheet in filter(None, (arms(reading), comparisons(reading), verdicts(reading))):
+        parts += [f"## {sheet.title}", escape(sheet.about), _sheet(sheet)]
     for name in figures:
         title, about, _ = section(reading, name)
         parts += [f"## {title}", *map(escape, about), f"![{title}](figures/{name}.png)"]

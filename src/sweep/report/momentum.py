@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -25,8 +26,8 @@ from sweep.report.reading import Reading
 from sweep.report.theme import LIGHT
 from sweep.results import MomentumCurve
 
-_STYLE = {"color": LIGHT["accent"], "marker": "o", "markersize": 4.0}
-_PRECISE = {
+_STYLE: dict[str, Any] = {"color": LIGHT["accent"], "marker": "o", "markersize": 4.0}
+_PRECISE: dict[str, dict[str, Any]] = {
     "dropout_off": {"color": LIGHT["best"], "lw": 1.8, "label": "precise statistics, dropout off"},
     "dropout_on": {
         "color": LIGHT["ink"], "lw": 1.4, "linestyle": (0, (2, 2)),
@@ -78,7 +79,7 @@ def draw_momentum(reading: Reading, width: int) -> Figure | None:
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     handles: dict[str, Line2D] = {}
     for place, (axes, panel) in enumerate(zip(grid.flat, panels, strict=True)):
-        for handle in _draw(axes, reading, panel):
+        for handle in _draw(axes, reading, panel, place == 0):
             handles.setdefault(str(handle.get_label()), handle)
         if columns == 1 or place == 0:
             axes.set_ylabel(reading.metric.axis)
@@ -86,31 +87,46 @@ def draw_momentum(reading: Reading, width: int) -> Figure | None:
     return figure
 
 
-def _draw(axes: Axes, reading: Reading, panel: Panel) -> list[Line2D]:
+def _draw(axes: Axes, reading: Reading, panel: Panel, first: bool) -> list[Line2D]:
     momenta = _numbers(panel.curves)
     factor = reading.metric.factor
     estimate = mean_of(factor * _table(panel.curves, momenta))
-    label = "running average"
-    lines = axes.plot(momenta, estimate.mean, lw=1.8, label=label, zorder=4, **_STYLE)
+    lines = axes.plot(momenta, estimate.mean, label="running average", zorder=4, lw=1.8, **_STYLE)
     if len(panel.curves) > 1:
         ends = estimate.mean - estimate.half, estimate.mean + estimate.half
         axes.fill_between(momenta, *ends, color=LIGHT["accent"], alpha=0.16, lw=0, zorder=1)
+    shown = list(estimate.mean)
     for kind, style in _PRECISE.items():
         found = [v for c in panel.curves if (v := getattr(c, kind)) is not None]
         if found:
-            lines += [axes.axhline(factor * float(np.mean(found)), zorder=3, gid=kind, **style)]
+            shown.append(factor * float(np.mean(found)))
+            lines.append(axes.axhline(shown[-1], zorder=3, gid=kind, **style))
+    room = 0.08 * (max(shown) - min(shown)) or 0.01 * abs(shown[0]) or 1.0
+    _widen(axes, min(shown) - room, max(shown) + room, first)
     axes.set_title(panel.title, fontsize=12, color=LIGHT["muted"])
     log = momenta[0] > 0 and momenta[-1] / momenta[0] >= 10
     _scale(axes, log)
-    cumulative = [_value(c, None) for c in panel.curves]
-    if all(v is not None for v in cumulative):
-        mean = mean_of(factor * np.array(cumulative, dtype=float))
-        x = momenta[-1] * 10**0.25 if log else momenta[-1] + 0.08 * (momenta[-1] - momenta[0])
-        half = float(mean.half) if math.isfinite(float(mean.half)) else 0.0
-        axes.plot([x, x], [mean.mean - half, mean.mean + half], color=LIGHT["accent"], lw=1.6)
-        style = _STYLE | {"marker": "D", "linestyle": "none", "markerfacecolor": LIGHT["card"]}
-        lines += axes.plot([x], [mean.mean], label="cumulative average", zorder=4, **style)
-    return lines
+    beyond = momenta[-1] * 10**0.25 if log else 1.08 * momenta[-1] - 0.08 * momenta[0]
+    return [*lines, *_draw_cumulative(axes, panel, beyond, factor)]
+
+
+def _draw_cumulative(axes: Axes, panel: Panel, x: float, factor: float) -> list[Line2D]:
+    """The cumulative average, which has no place among the momenta: beyond the last."""
+    found = [_value(c, None) for c in panel.curves]
+    if any(v is None for v in found):
+        return []
+    mean = mean_of(factor * np.array(found, dtype=float))
+    middle, half = float(mean.mean), float(mean.half)
+    half = half if math.isfinite(half) else 0.0
+    axes.plot([x, x], [middle - half, middle + half], color=LIGHT["accent"], lw=1.6)
+    style = _STYLE | {"marker": "D", "linestyle": "none", "markerfacecolor": LIGHT["card"]}
+    return list(axes.plot([x], [middle], label="cumulative average", zorder=4, **style))
+
+
+def _widen(axes: Axes, low: float, high: float, first: bool) -> None:
+    """Show this range, too: by means, as the interval of a collapsed end may be very wide."""
+    before = (low, high) if first else axes.get_ylim()
+    axes.set_ylim(min(low, before[0]), max(high, before[1]))
 
 
 def _scale(axes: Axes, log: bool) -> None:

@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -22,6 +23,15 @@ from sweep.report.theme import LIGHT
 from sweep.results import TrialRow
 
 _ENOUGH = 5  # pairs of ranks
+_DRAWN = 3  # trials
+_RING: dict[str, Any] = {
+    "marker": "o", "markersize": 11.0, "markerfacecolor": "none", "linestyle": "none",
+    "color": LIGHT["accent"], "markeredgewidth": 1.3, "label": "control",
+}  # fmt: skip
+_RUG: dict[str, Any] = {
+    "marker": "|", "markersize": 10.0, "linestyle": "none", "color": LIGHT["failed"],
+    "label": "pruned there",
+}  # fmt: skip
 _LOW = 0.5  # a rank correlation that is no ground to prune on
 
 
@@ -59,9 +69,7 @@ def judge_pruning(reading: Reading) -> Pruning | None:
     rank = float(stats.spearmanr(pairs).statistic) if _varied(pairs) else None
     controls = [t for t in trials if _is_control(reading.study.config, t)]
     sign, near = reading.sign, {t.number for t in reading.near}
-    looked = max(
-        sign * t.curve[rung] for t in reading.ended if t.status == "pruned" and rung in t.curve
-    )
+    looked = max((sign * value for value in _pruned_at(reading, rung)), default=-math.inf)
     doomed = [t for t in controls if sign * t.curve[rung] <= looked]
     wrongly = [t for t in doomed if t.number in near]
     return Pruning(rung, ends.total(), rank, trials, controls, doomed, wrongly)
@@ -70,38 +78,37 @@ def judge_pruning(reading: Reading) -> Pruning | None:
 def explain(reading: Reading, pruning: Pruning) -> list[str]:
     """The verdict first, then what it rests on."""
     found = []
-    of = plural(len(pruning.trials), "complete trial")
+    remedy = "raise pruner.first_rung, or type pruner=none."
     if pruning.wrongly:
-        number = len(pruning.wrongly)
-        ended = "it ended" if len(pruning.doomed) == 1 else f"{number} of them ended"
+        spared = plural(len(pruning.wrongly), "control")
         found.append(
-            f"Pruning may have lost the best settings: {ended} within {reading.tolerance_words} of "
-            "the best. Raise pruner.first_rung, or type pruner=none."
+            f"Pruning may have lost settings as good as the best: {spared} that looked no better "
+            f"than a pruned trial ended within {reading.tolerance_words} of it; {remedy}"
         )
     elif pruning.is_doubtful:
         found.append(
-            f"The order after epoch {pruning.rung} says little about the final one: raise "
-            "pruner.first_rung, or type pruner=none."
+            f"Pruning is doubtful: the order of the trials after epoch {pruning.rung} says little "
+            f"about the final one; {remedy}"
         )
     elif pruning.doomed:
         found.append("Nothing speaks against pruning: what looked bad stayed bad.")
+    else:
+        found.append("There is no evidence on pruning: no control looked as bad as a pruned trial.")
+    of = plural(len(pruning.trials), "complete trial")
     if pruning.rank is not None:
         found.append(
             f"Rank correlation between epoch {pruning.rung} and the end: {pruning.rank:.2f}, "
             f"over {of}, most of which were spared because they looked good."
         )
-    doomed = plural(len(pruning.doomed), "trial")
-    kept = f"{plural(len(pruning.controls), 'complete trial')} could not be pruned, as a control"
-    found.append(
-        f"{kept}; {doomed} of them looked no better after epoch {pruning.rung} than a pruned one."
-    )
+    controls = f"{len(pruning.controls)} of {of} could not be pruned, as a control"
+    found.append(f"{controls}; {len(pruning.doomed)} of these looked no better than a pruned one.")
     return found
 
 
 def draw_pruning(reading: Reading, width: int) -> Figure | None:
     """The value at the rung against the final one; None without pruning or enough trials."""
     pruning = judge_pruning(reading)
-    if pruning is None or len(pruning.trials) < _ENOUGH:
+    if pruning is None or len(pruning.trials) < _DRAWN:
         return None
     figure = blank(width, 320)
     axes = figure.subplots()
@@ -115,25 +122,23 @@ def draw_pruning(reading: Reading, width: int) -> Figure | None:
     ]
     handles = marks(axes, reading, points)
     rings = [p for p in points if p.trial in pruning.controls]
-    ring = {"marker": "o", "markersize": 11.0, "markerfacecolor": "none", "linestyle": "none",
-            "color": LIGHT["accent"], "markeredgewidth": 1.3, "label": "control"}  # fmt: skip
     if rings:
-        axes.plot([p.x for p in rings], [p.y for p in rings], zorder=3, clip_on=False, **ring)
-        handles.append(Line2D([], [], **ring))
-    gone = [
-        factor * t.curve[pruning.rung]
-        for t in reading.ended
-        if t.status == "pruned" and math.isfinite(t.curve.get(pruning.rung, math.nan))
-    ]
+        axes.plot([p.x for p in rings], [p.y for p in rings], zorder=3, clip_on=False, **_RING)
+        handles.append(Line2D([], [], **_RING))
+    gone = [factor * value for value in _pruned_at(reading, pruning.rung)]
     low, high = axes.get_xlim()
-    span = high - low
-    shown = [min(max(x, low - 0.5 * span), high) for x in gone]
-    rug = {"color": LIGHT["failed"], "marker": "|", "markersize": 10.0, "linestyle": "none"}
+    shown = [min(max(x, low - 0.5 * (high - low)), high) for x in gone]
     edge = axes.get_ylim()[0 if reading.sign > 0 else 1]
-    axes.plot(shown, [edge] * len(shown), clip_on=False, zorder=3, gid="pruned", **rug)
-    handles.append(Line2D([], [], label="pruned there", **rug))
+    axes.plot(shown, [edge] * len(shown), clip_on=False, zorder=3, gid="pruned", **_RUG)
+    handles.append(Line2D([], [], **_RUG))
     legend(figure, handles, width)
     return figure
+
+
+def _pruned_at(reading: Reading, rung: int) -> list[float]:
+    """What the pruned trials had reached at a rung."""
+    found = [t.curve.get(rung, math.nan) for t in reading.ended if t.status == "pruned"]
+    return [value for value in found if math.isfinite(value)]
 
 
 def _varied(pairs: Sequence[tuple[float, float]]) -> bool:

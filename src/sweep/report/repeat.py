@@ -35,7 +35,9 @@ def steps(reading: Reading) -> list[Step]:
             "from dropnorm import Classifier\n\n"
             f"model = Classifier.load_from_checkpoint({checkpoint})"
         )
-        found.append(Step("Load the best model", lines, "python"))
+        found.append(
+            Step(f"Load the model of trial {best.number}, the best of the search", lines, "python")
+        )
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from sweep.messages import MOMENTUM
-from sweep.report.drawing import DROPOUT
+from sweep.report.generalisation import gaps
 from sweep.report.pruning import explain, judge_pruning
 from sweep.report.reading import ENOUGH, Reading
 from sweep.report.surface import axes_of, scored
@@ -25,7 +25,7 @@ def section(reading: Reading, figure: str) -> Section:
         case "surface":
             return Section("Response surface", _surface(reading))
         case "momentum":
-            return Section("Momentum on the same weights", _momentum(reading))
+            return Section("Momentum on the same weights", _MOMENTUM)
         case "dropout":
             return Section("Dropout", _dropout(reading))
         case "slices":
@@ -61,7 +61,8 @@ def _surface(reading: Reading) -> list[str]:
     if found and found[1].key == MOMENTUM and (momenta := scored(reading, found[0])[1]):
         return [
             f"Each thin line is a training, measured at {len(momenta)} momenta on the same "
-            f"weights. Along {found[1].name} the colour is measured; along {found[0].name} it is smoothed.",
+            f"weights. Along {found[1].name} the colour is measured; along {found[0].name} it is "
+            "smoothed.",
             f"{near} Larger marks stand at each trial's own best.",
             "Far from any line the colour tends to the average, and says nothing.",
         ]
@@ -77,29 +78,26 @@ def _surface(reading: Reading) -> list[str]:
     ]
 
 
-def _momentum(reading: Reading) -> list[str]:
-    return [
-        "BatchNorm trains with the statistics of each batch; its momentum only shapes the running "
-        "averages that evaluation reads. So every value was scored on the same weights.",
-        "Horizontal lines: the same weights with precise statistics, gathered anew over training "
-        "batches. A gap below them is lag or noise of the running average; a gap between the two "
-        "is dropout's shift of the variance.",
-        *_verdict(reading, MOMENTUM),
-    ]
+_MOMENTUM = [
+    "BatchNorm trains with the statistics of each batch; its momentum only shapes the running "
+    "averages that evaluation reads. So every value was scored on the same weights.",
+    "Horizontal lines: the same weights with precise statistics, gathered anew over training "
+    "batches. A gap below them is lag or noise of the running average; a gap between the two "
+    "is dropout's shift of the variance.",
+]
 
 
 def _dropout(reading: Reading) -> list[str]:
+    average = " The line averages over all other settings, with its 95 % interval."
     gap = (
-        "The gap is the validation NLL less the training loss, which is measured with dropout on: "
-        "a gap below zero is no sign of generalising well, one that shrinks faster than validation "
-        "improves neither."
+        "The gap is the validation NLL less the training loss. That is measured with dropout on, "
+        "so at high rates the gap falls below zero without generalising any better."
     )
-    fresh = "Squares: confirmed settings on fresh seeds."
+    enough = len(reading.complete) >= ENOUGH
     return [
-        "Every trial, and their average over all other settings with its 95 % interval.",
-        *([fresh] if reading.answer.arms else []),
-        *([gap] if any("train_loss" in t.metrics for t in reading.complete) else []),
-        *_verdict(reading, DROPOUT),
+        f"Every trial against its dropout.{average if enough else ''}",
+        *(["Squares: confirmed settings on fresh seeds."] if reading.answer.arms else []),
+        *([gap] if len(gaps(reading)) >= ENOUGH else []),
     ]
 
 
@@ -110,10 +108,4 @@ def _slices(reading: Reading) -> list[str]:
         f"The trials against each parameter.{line if smoothed else ''}",
         "Pruned trials stand at the last value they reported. What is far worse, or has no value, "
         "lies in the grey strip.",
-    ]
-
-
-def _verdict(reading: Reading, key: str) -> list[str]:
-    return [
-        v.sentence[:1].upper() + v.sentence[1:] for v in reading.answer.verdicts if v.key == key
     ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -76,5 +77,9 @@ def draw_trend(axes: Axes, parameter: Parameter, points: Sequence[Point]) -> lis
     axes.fill_between(
         at, line - half, line + half, color=LIGHT["accent"], alpha=0.16, lw=0, zorder=1
     )
-    style = {"color": LIGHT["accent"], "lw": 1.8, "label": "average, with 95 % interval"}
+    style: dict[str, Any] = {
+        "color": LIGHT["accent"],
+        "lw": 1.8,
+        "label": "average, with 95 % interval",
+    }
     return list(axes.plot(at, line, alpha=0.8, zorder=2, **style))

@@ -54,16 +54,17 @@ def _likeliest(points: Array, targets: Array) -> tuple[Array, float, float]:
     some = np.linspace(0, len(points) - 1, min(len(points), 150)).astype(int)  # cost grows as n³
     points, targets = points[some], targets[some]
 
-    def fit(lengths: Array, noise: float) -> tuple[float, float]:
-        root = np.linalg.cholesky(_kernel(points, points, lengths) + noise * np.eye(len(points)))
-        amplitude = float(np.mean(np.linalg.solve(root, targets) ** 2))
-        loss = 0.5 * len(points) * np.log(amplitude) + np.log(np.diag(root)).sum()
-        return float(loss), amplitude
-
-    grid = [np.array(lengths) for lengths in product(_LENGTHS, repeat=points.shape[1])]
-    choices = [(*fit(*choice), *choice) for choice in product(grid, _NOISES)]
-    _, amplitude, lengths, noise = min(choices, key=lambda choice: choice[0])
-    return lengths, noise, amplitude
+    found: list[tuple[float, tuple[float, ...], float, float]] = []
+    for lengths in product(_LENGTHS, repeat=points.shape[1]):
+        sizes, directions = np.linalg.eigh(_kernel(points, points, np.array(lengths)))
+        turned = directions.T @ targets
+        for noise in _NOISES:
+            variances = np.clip(sizes, 0.0, None) + noise
+            amplitude = float(np.mean(turned.T**2 / variances))
+            loss = 0.5 * (len(points) * np.log(amplitude) + np.log(variances).sum())
+            found.append((float(loss), lengths, noise, amplitude))
+    _, best, noise, amplitude = min(found)
+    return np.array(best), noise, amplitude
 
 
 def _kernel(a: Array, b: Array, lengths: Array) -> Array:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -75,8 +76,13 @@ def draw_surface(reading: Reading, width: int) -> Figure | None:
 
 def _measurements(axes: Axes, columns: Sequence[float], momenta: Sequence[float]) -> list[Line2D]:
     """A line for each training, with a dot at every momentum that it was scored at."""
-    dots = {"marker": ".", "markersize": 3.0} if len(columns) <= _CROWD else {}
-    style = {"color": LIGHT["muted"], "lw": 0.6, "alpha": 0.55, "label": "measured"} | dots
+    dots: dict[str, Any] = {"marker": ".", "markersize": 3.0} if len(columns) <= _CROWD else {}
+    style: dict[str, Any] = {
+        "color": LIGHT["muted"],
+        "lw": 0.6,
+        "alpha": 0.55,
+        "label": "measured",
+    } | dots
     x = [value for column in columns for value in (*[column] * len(momenta), math.nan)]
     axes.plot(x, [*momenta, math.nan] * len(columns), zorder=2, gid="measured", **style)
     return [Line2D([], [], **style)]
