@@ -112,3 +112,12 @@ def test_a_trial_that_is_none_is_refused(confirmed: ResultSet, tmp_path: Path) -
     running = ResultSet(**{**vars(confirmed), "trials": [row(0, "running")]})
     with pytest.raises(StudyError, match="trial 0: it has not ended yet"):
         rerun(running, "0", Console(quiet=True))
+
+
+def test_everything_is_read_as_frames(confirmed: ResultSet) -> None:
+    assert list(confirmed.frame()["number"]) == [0, 1, 2, 3]
+    epochs = confirmed.frame("epochs")
+    assert len(epochs) == 4 * 4 and {"val_accuracy", "train_loss"} <= set(epochs)
+    assert len(confirmed.frame("momenta")) == 4 * 14
+    means = confirmed.frame("confirm").groupby("arm")["test_accuracy"].mean()
+    assert set(means.index) == {"1st", "2nd", "3rd", "default"}

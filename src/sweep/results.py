@@ -9,9 +9,12 @@ import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from sweep.messages import Value
+
+if TYPE_CHECKING:
+    import pandas
 
 RowStatus: TypeAlias = Literal["complete", "pruned", "failed", "running", "waiting"]
 
@@ -99,6 +102,39 @@ class ResultSet:
     def rows(self) -> list[dict[str, Any]]:
         """One flat dict a trial, ready for `pandas.DataFrame(study.rows())`."""
         return to_table(self.trials)
+
+    def epoch_rows(self) -> list[dict[str, Any]]:
+        """One flat dict a validated epoch: number, epoch (from 1), and each metric."""
+        return [
+            {
+                "number": trial.number,
+                "epoch": epoch,
+                **dict(zip(trial.history, values, strict=True)),
+            }
+            for trial in self.trials
+            for epoch, values in enumerate(zip(*trial.history.values(), strict=True), 1)
+        ]
+
+    def confirm_rows(self) -> list[dict[str, Any]]:
+        """One flat dict a training of the confirmation: arm, trial, seed, parameters, metrics."""
+        return [
+            {"arm": row.arm, "trial": row.trial, "seed": row.seed, **row.params, **row.metrics}
+            for row in self.confirm
+        ]
+
+    def frame(
+        self, what: Literal["trials", "epochs", "momenta", "confirm"] = "trials"
+    ) -> pandas.DataFrame:
+        """The rows of one kind as a pandas frame. Errors: ImportError without pandas."""
+        import pandas
+
+        rows = {
+            "trials": self.rows,
+            "epochs": self.epoch_rows,
+            "momenta": self.momentum_rows,
+            "confirm": self.confirm_rows,
+        }
+        return pandas.DataFrame(rows[what]())
 
     def momentum_rows(self) -> list[dict[str, Any]]:
         """One flat dict a scored configuration: number, bn_momentum, value. None: cumulative."""

@@ -68,7 +68,7 @@ def floor(hidden: list[int], steps: int = 10) -> float:
 
 
 def measure(settings: dict[str, Any]) -> dict[str, float]:
-    """Seconds per trial-epoch by name, in interleaved rounds; convolutions take ten times longer."""
+    """Seconds per trial-epoch by name, in interleaved rounds; of a cnn, ten times dearer, fewer."""
     lanes, part = (LANES, PART) if "network" not in settings else ((1, 4), PART / 8)
     spec = trial(settings, part)
     things: dict[str, Callable[[], object]] = {

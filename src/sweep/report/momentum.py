@@ -78,16 +78,21 @@ def draw_momentum(reading: Reading, width: int) -> Figure | None:
     figure = blank(width, 130 + 270 * rows if rows > 1 else 380)
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     handles: dict[str, Line2D] = {}
-    for place, (axes, panel) in enumerate(zip(grid.flat, panels, strict=True)):
-        for handle in _draw(axes, reading, panel, place == 0):
-            handles.setdefault(str(handle.get_label()), handle)
-        if columns == 1 or place == 0:
-            axes.set_ylabel(reading.metric.axis)
+    shown: list[float] = []
+    for axes, panel in zip(grid.flat, panels, strict=True):
+        lines = _draw(axes, reading, panel)
+        shown += [float(y) for line in lines for y in np.asarray(line.get_ydata(), dtype=float)]
+        handles |= {str(line.get_label()): line for line in lines}
+    for axes in grid[:, 0]:
+        axes.set_ylabel(reading.metric.axis)
+    # By means, as the interval of a collapsed end may be very wide; equal ones look equal.
+    room = max(0.08 * (max(shown) - min(shown)), reading.tolerance * reading.metric.factor)
+    grid[0, 0].set_ylim(min(shown) - room, max(shown) + room)
     legend(figure, list(handles.values()), width)
     return figure
 
 
-def _draw(axes: Axes, reading: Reading, panel: Panel, first: bool) -> list[Line2D]:
+def _draw(axes: Axes, reading: Reading, panel: Panel) -> list[Line2D]:
     momenta = _numbers(panel.curves)
     factor = reading.metric.factor
     estimate = mean_of(factor * _table(panel.curves, momenta))
@@ -95,14 +100,11 @@ def _draw(axes: Axes, reading: Reading, panel: Panel, first: bool) -> list[Line2
     if len(panel.curves) > 1:
         ends = estimate.mean - estimate.half, estimate.mean + estimate.half
         axes.fill_between(momenta, *ends, color=LIGHT["accent"], alpha=0.16, lw=0, zorder=1)
-    shown = list(estimate.mean)
     for kind, style in _PRECISE.items():
         found = [v for c in panel.curves if (v := getattr(c, kind)) is not None]
         if found:
-            shown.append(factor * float(np.mean(found)))
-            lines.append(axes.axhline(shown[-1], zorder=3, gid=kind, **style))
-    room = 0.08 * (max(shown) - min(shown)) or 0.01 * abs(shown[0]) or 1.0
-    _widen(axes, min(shown) - room, max(shown) + room, first)
+            mean = factor * float(np.mean(found))
+            lines.append(axes.axhline(mean, zorder=3, gid=kind, **style))
     axes.set_title(panel.title, fontsize=12, color=LIGHT["muted"])
     log = momenta[0] > 0 and momenta[-1] / momenta[0] >= 10
     _scale(axes, log)
@@ -121,12 +123,6 @@ def _draw_cumulative(axes: Axes, panel: Panel, x: float, factor: float) -> list[
     axes.plot([x, x], [middle - half, middle + half], color=LIGHT["accent"], lw=1.6)
     style = _STYLE | {"marker": "D", "linestyle": "none", "markerfacecolor": LIGHT["card"]}
     return list(axes.plot([x], [middle], label="cumulative average", zorder=4, **style))
-
-
-def _widen(axes: Axes, low: float, high: float, first: bool) -> None:
-    """Show this range, too: by means, as the interval of a collapsed end may be very wide."""
-    before = (low, high) if first else axes.get_ylim()
-    axes.set_ylim(min(low, before[0]), max(high, before[1]))
 
 
 def _scale(axes: Axes, log: bool) -> None:

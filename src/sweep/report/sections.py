@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sweep.messages import MOMENTUM
 from sweep.report.generalisation import gaps
 from sweep.report.pruning import explain, judge_pruning
 from sweep.report.reading import ENOUGH, Reading
-from sweep.report.surface import axes_of, scored
+from sweep.report.surface import axes_of, is_crowded, scored
 
 
 class Section(NamedTuple):
@@ -58,13 +57,14 @@ def _surface(reading: Reading) -> list[str]:
     found = axes_of(reading)
     label = reading.metric.label
     near = f"The line holds what lies within {reading.tolerance_words} of its best point."
-    if found and found[1].key == MOMENTUM and (momenta := scored(reading, found[0])[1]):
+    trials, momenta = scored(reading, *found) if found else ([], [])
+    if found and trials:
+        each = "Every training was" if is_crowded(trials) else "Each thin line is a training,"
         return [
-            f"Each thin line is a training, measured at {len(momenta)} momenta on the same "
-            f"weights. Along {found[1].name} the colour is measured; along {found[0].name} it is "
-            "smoothed.",
+            f"{each} measured at {len(momenta)} momenta on the same weights. Along "
+            f"{found[1].name} the colour is measured; along {found[0].name} it is smoothed.",
             f"{near} Larger marks stand at each trial's own best.",
-            "Far from any line the colour tends to the average, and says nothing.",
+            "Far from any training the colour tends to the average, and says nothing.",
         ]
     if len(reading.complete) < ENOUGH:
         return [

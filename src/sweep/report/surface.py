@@ -23,7 +23,7 @@ from sweep.report.theme import LIGHT
 from sweep.results import TrialRow
 
 _LEAST = 3  # momenta that make an axis of measurements
-_CROWD = 60  # trainings whose single measurements can still be told apart
+_CROWD = 60  # trainings
 
 
 def axes_of(reading: Reading) -> tuple[Parameter, Parameter] | None:
@@ -36,14 +36,22 @@ def axes_of(reading: Reading) -> tuple[Parameter, Parameter] | None:
     return across, up
 
 
-def scored(reading: Reading, across: Parameter) -> tuple[list[TrialRow], list[float]]:
-    """The trials that were scored at every momentum of an axis, and those momenta."""
-    momentum = reading.parameter(MOMENTUM)
+def scored(
+    reading: Reading, across: Parameter, up: Parameter
+) -> tuple[list[TrialRow], list[float]]:
+    """The trials that were scored at every value of the upward axis, and those values."""
+    if up.key != MOMENTUM:
+        return [], []
     trials = [t for t in reading.profiled if across.number(t) is not None]
     common = set.intersection(*(_finite(t) for t in trials)) if trials else set()
-    shown = sorted(m for m in common if momentum and (m > 0 or not momentum.log))
+    shown = sorted(m for m in common if m > 0 or not up.log)
     enough = len(trials) >= ENOUGH and len(shown) >= _LEAST
     return (trials, shown) if enough else ([], [])
+
+
+def is_crowded(trials: Sequence[TrialRow]) -> bool:
+    """Whether single measurements would only hide the colour."""
+    return len(trials) > _CROWD
 
 
 def draw_surface(reading: Reading, width: int) -> Figure | None:
@@ -62,12 +70,13 @@ def draw_surface(reading: Reading, width: int) -> Figure | None:
         if (x := across.number(t)) is not None and (y := up.number(t)) is not None
     ]
     complete = [p for p in points if p.trial in reading.complete]
-    trials, momenta = scored(reading, across) if up.key == MOMENTUM else ([], [])
+    trials, momenta = scored(reading, across, up)
     handles: list[Line2D] = []
     if trials:
         handles = draw_field(axes, reading, measured(reading, across, trials, momenta))
-        columns = [x for t in trials if (x := across.number(t)) is not None]
-        handles += _measurements(axes, columns, momenta)
+        if not is_crowded(trials):
+            columns = [x for t in trials if (x := across.number(t)) is not None]
+            handles += _measurements(axes, columns, momenta)
     elif len(complete) >= ENOUGH:
         handles = draw_field(axes, reading, estimated(reading, across, up, complete))
     legend(figure, [*marks(axes, reading, points), *handles], width)
@@ -76,13 +85,14 @@ def draw_surface(reading: Reading, width: int) -> Figure | None:
 
 def _measurements(axes: Axes, columns: Sequence[float], momenta: Sequence[float]) -> list[Line2D]:
     """A line for each training, with a dot at every momentum that it was scored at."""
-    dots: dict[str, Any] = {"marker": ".", "markersize": 3.0} if len(columns) <= _CROWD else {}
     style: dict[str, Any] = {
         "color": LIGHT["muted"],
         "lw": 0.6,
         "alpha": 0.55,
         "label": "measured",
-    } | dots
+        "marker": ".",
+        "markersize": 3.0,
+    }
     x = [value for column in columns for value in (*[column] * len(momenta), math.nan)]
     axes.plot(x, [*momenta, math.nan] * len(columns), zorder=2, gid="measured", **style)
     return [Line2D([], [], **style)]

@@ -39,8 +39,8 @@ def train_alone(desk: Desk, spec: TrialSpec) -> Ended:
         tested = {k: float(v) for k, v in trainer.callback_metrics.items()}
         ended = replace(ended, metrics={**ended.metrics, **tested})
     elif ended.status == "complete" and desk.is_better(ended.metrics[desk.metric], spec.best):
-        if bank is not None and ended.found:
-            bank.use(module, ended.found[spec.momentum_key])
+        if bank is not None and conversation.found:
+            bank.use(module, conversation.found[spec.momentum_key])
         ended = replace(ended, checkpoint=_checkpoint(trainer, weights_only=True))
     return replace(ended, seconds=time.monotonic() - start)
 
@@ -68,7 +68,7 @@ class Conversation(Callback):
         self._desk, self._spec, self._bank = desk, spec, bank
         self._saved_s = time.monotonic()
         self._last = Report(spec.number, 0, {})
-        self._found: dict[str, float | None] = {}
+        self.found: dict[str, float | None] = {}
         self._status: Status = "complete"
         self._reason: str | None = None
 
@@ -76,7 +76,7 @@ class Conversation(Callback):
         """How the trial ended, as far as its training tells."""
         last, status = self._last, self._status
         return Ended(
-            last.trial, status, last.metrics, reason=self._reason, bank=last.bank, found=self._found
+            last.trial, status, last.metrics, reason=self._reason, bank=last.bank, found=self.found
         )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -105,7 +105,7 @@ class Conversation(Callback):
             return report
         sign = -1.0 if self._desk.direction == "maximize" else 1.0
         best = min(spec.momenta, key=lambda momentum: sign * values[momentum])
-        self._found = {spec.momentum_key: best}
+        self.found = {spec.momentum_key: best}
         return replace(report, metrics={**report.metrics, **{n: c[best] for n, c in curve.items()}})
 
     def _stop(self, trainer: pl.Trainer, status: Status, reason: str) -> None:
