@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas
 
 RowStatus: TypeAlias = Literal["complete", "pruned", "failed", "running", "waiting"]
+DEFAULT = "default"  # the arm of the confirmation that is the configuration's own setting
 
 
 @dataclass(frozen=True)

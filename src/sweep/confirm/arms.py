@@ -15,9 +15,7 @@ import numpy as np
 from sweep.confirm.estimates import ALPHA, Estimate, difference_of, holm, mean_of, seeds_to_tell
 from sweep.confirm.findings import Arm, Comparison, Interval, Outcome, Split
 from sweep.confirm.wording import Words, against
-from sweep.results import ConfirmRow, ResultSet
-
-DEFAULT = "default"
+from sweep.results import DEFAULT, ConfirmRow, ResultSet
 
 
 def sign_of(results: ResultSet) -> float:

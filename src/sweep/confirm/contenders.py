@@ -14,10 +14,8 @@ from sweep.config import Plan
 from sweep.errors import as_typed
 from sweep.messages import TrialSpec, Value
 from sweep.profile import momenta
-from sweep.results import ConfirmRow, TrialRow
+from sweep.results import DEFAULT, ConfirmRow, TrialRow
 from sweep.sections import leaves
-
-DEFAULT = "default"
 
 
 @dataclass(frozen=True)

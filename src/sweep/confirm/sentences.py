@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from sweep.confirm.arms import DEFAULT, is_default
+from sweep.confirm.arms import is_default
 from sweep.confirm.findings import Arm, Comparison, Verdict
 from sweep.confirm.wording import Words, against, capital, plural
+from sweep.results import DEFAULT
 
 _SPOKEN = 3  # parameters that the answer names
 _ORDER = ("matters", "no difference", "undecided", "unknown")

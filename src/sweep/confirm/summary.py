@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 from sweep.confirm.arms import (
-    DEFAULT,
     arms_of,
     by_seed,
     compare_arms,
@@ -24,7 +23,7 @@ from sweep.confirm.wording import Words, listed, plural, said
 from sweep.messages import MOMENTUM_KEYS, Value
 from sweep.report.metric import Metric
 from sweep.report.parameters import parameters_of
-from sweep.results import ResultSet
+from sweep.results import DEFAULT, ResultSet
 
 
 def summarise(results: ResultSet, margin: float = 0.0005) -> Answer:
