@@ -23,7 +23,7 @@ def run(folder: Path, *arguments: str) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a small study called mnist has run, for the recipe that reads one."""
     path = tmp_path_factory.mktemp("readme")
-    small = ["study.trials=1", "trainer.max_epochs=1", "data.train_size=1000", "executor=inline"]
+    small = ["study.trials=1", "confirm.seeds=0", "trainer.max_epochs=1", "data.train_size=1000", "executor=inline"]
     run(path, "-m", "sweep", "+study=mnist", *small)
     return path
 
@@ -34,8 +34,8 @@ def test_recipe_runs(folder: Path, recipe: str) -> None:
     run(folder, "-W", "ignore", "-c", RECIPES[recipe])
 
 
-def test_there_are_three_recipes_and_two_commands() -> None:
-    assert sorted(RECIPES) == ["blocks", "module", "results"]
+def test_there_are_four_recipes_and_two_commands() -> None:
+    assert sorted(RECIPES) == ["blocks", "module", "results", "retrofit"]
     for name, needed in (("main", "-m sweep +study=mnist"), ("test", "-m pytest")):
         (command,) = re.findall(rf"<!-- {name} -->\n```sh\n(.*)\n```", README)
         assert command.startswith("python3 -m venv .venv && ") and command.endswith(needed)

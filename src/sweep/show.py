@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import statistics
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from sweep.profile import PACKABLE, is_retrofitted, momenta
 from sweep.results import ResultSet, TrialRow
 from sweep.schema import ConfirmSettings
 from sweep.terminal import minutes, show, spell
+
+_LABELS = 14  # columns of the labels before lines
 
 
 def show_plan(plan: Plan, recorded: ResultSet | None, console: Console) -> None:
@@ -93,8 +96,8 @@ def _estimate(ended: list[TrialRow], total: int) -> str:
 def show_end(results: ResultSet, page: Path, seconds: float, console: Console) -> None:
     """The end of a study: the best parameters, where everything lies, what to type next."""
     lines = [
+        *_answer(results, console),
         *_result(results),
-        *_answer(results),
         ("took", minutes(seconds)),
         ("report", str(page)),
         ("next", f"tensorboard --logdir {_typed(results.folder)}"),
@@ -107,7 +110,7 @@ def show_best(results: ResultSet, console: Console) -> None:
     """The best parameters and the lines that load the checkpoint. Errors: StudyError if none is."""
     if results.best is None:
         raise StudyError(f"study {results.name}: no trial is complete yet; run it first")
-    _print(f"study {results.name}", [*_result(results), *_answer(results, True)], console)
+    _print(f"study {results.name}", [*_answer(results, console, True), *_result(results)], console)
     target = str(results.config.get("model", {}).get("_target_", "dropnorm.Classifier"))
     module, _, name = target.rpartition(".")
     checkpoint = json.dumps(f"{results.folder}/checkpoints/best.ckpt", ensure_ascii=False)
@@ -132,7 +135,9 @@ _USES = [
 ]
 
 
-def _answer(results: ResultSet, all_of_it: bool = False) -> list[tuple[str, str]]:
+def _answer(
+    results: ResultSet, console: Console, all_of_it: bool = False
+) -> list[tuple[str, str]]:
     """What the study says, in sentences; with `all_of_it` also how far to trust it."""
     if results.best is None:
         return []
@@ -141,7 +146,9 @@ def _answer(results: ResultSet, all_of_it: bool = False) -> list[tuple[str, str]
     said = list(answer.sentences)
     if all_of_it:
         said += [answer.shrinkage, *answer.unknown]
-    return [("answer" if place == 0 else "", text) for place, text in enumerate(said)]
+    width = max(console.width - _LABELS, 30)
+    lines = [line for text in said for line in textwrap.wrap(text, width)]
+    return [("answer" if place == 0 else "", line) for place, line in enumerate(lines)]
 
 
 def _result(results: ResultSet) -> list[tuple[str, str]]:
@@ -171,7 +178,7 @@ def _typed(folder: Path) -> str:
 
 def _print(title: str, lines: Sequence[tuple[str, str]], console: Console) -> None:
     """Two columns. Nothing is folded or cut, so that paths and commands can be copied."""
-    width = max(len(label) for label, _ in lines) + 2
+    width = max(_LABELS, *(len(label) + 2 for label, _ in lines))
     console.print(Text(title, style="bold"))
     for label, value in lines:
         console.print(Text.assemble((label.ljust(width), "dim"), value), soft_wrap=True)

@@ -24,8 +24,8 @@ class Strong(str):
 Text: TypeAlias = Sequence[str]
 
 CAVEAT = (
-    "These are the search's own figures: measured on validation data, with one seed a trial. "
-    "The best of many tries looks better than it is, so expect a little less on new data."
+    "The figure is the search's own, of one seed on validation data, and the best of many tries "
+    "looks better than it is: expect a little less on new data."
 )
 
 

@@ -100,7 +100,7 @@ def _draw_arms(
             continue
         ends = (y.low, y.high) if math.isfinite(y.half) else (y.mean, y.mean)
         axes.plot([x, x], ends, color=LIGHT["failed"], lw=1.6, zorder=11, clip_on=False)
-        axes.plot([x], [y.mean], zorder=12, clip_on=False, gid=f"fresh {arm.name}", **_MARK)
+        axes.plot([x], [y.mean], zorder=12, clip_on=False, label=f"fresh {arm.name}", **_MARK)
         low, high = axes.get_ylim()
         room = 0.04 * (high - low)
         axes.set_ylim(min(low, ends[0] - room), max(high, ends[1] + room))

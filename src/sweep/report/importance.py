@@ -68,7 +68,7 @@ def draw_importance(reading: Reading, width: int) -> Figure | None:
     axes = figure.subplots()
     places = np.arange(len(found))
     axes.barh(
-        places, [row.floor for row in found], 0.74, color=LIGHT["rule"], gid="floor", zorder=1
+        places, [row.floor for row in found], 0.74, color=LIGHT["rule"], label="floor", zorder=1
     )
     colours = [LIGHT["accent"] if r.share > r.floor else LIGHT["pruned"] for r in found]
     axes.barh(places, [row.share for row in found], 0.34, color=colours, zorder=2)

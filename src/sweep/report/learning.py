@@ -41,7 +41,7 @@ def draw_learning(reading: Reading, width: int) -> Figure | None:
             [(e, factor * v) for e, v in t.curve.items()] for t in trials if _is(reading, t, kind)
         ]
         if lines:
-            drawn = LineCollection(lines, colors=colour, linewidths=lw, alpha=alpha, gid=kind)
+            drawn = LineCollection(lines, colors=colour, linewidths=lw, alpha=alpha, label=kind)
             drawn.set_zorder(2 + order)
             axes.add_collection(drawn)
             handles.append(Line2D([], [], color=colour, lw=lw, label=kind))

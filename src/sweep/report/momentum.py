@@ -104,7 +104,7 @@ def _draw(axes: Axes, reading: Reading, panel: Panel) -> list[Line2D]:
         found = [v for c in panel.curves if (v := getattr(c, kind)) is not None]
         if found:
             mean = factor * float(np.mean(found))
-            lines.append(axes.axhline(mean, zorder=3, gid=kind, **style))
+            lines.append(axes.axhline(mean, zorder=3, **style))
     axes.set_title(panel.title, fontsize=12, color=LIGHT["muted"])
     log = momenta[0] > 0 and momenta[-1] / momenta[0] >= 10
     _scale(axes, log)

@@ -129,7 +129,7 @@ def draw_pruning(reading: Reading, width: int) -> Figure | None:
     low, high = axes.get_xlim()
     shown = [min(max(x, low - 0.5 * (high - low)), high) for x in gone]
     edge = axes.get_ylim()[0 if reading.sign > 0 else 1]
-    axes.plot(shown, [edge] * len(shown), clip_on=False, zorder=3, gid="pruned", **_RUG)
+    axes.plot(shown, [edge] * len(shown), clip_on=False, zorder=3, **_RUG)
     handles.append(Line2D([], [], **_RUG))
     legend(figure, handles, width)
     return figure

@@ -94,7 +94,7 @@ def _measurements(axes: Axes, columns: Sequence[float], momenta: Sequence[float]
         "markersize": 3.0,
     }
     x = [value for column in columns for value in (*[column] * len(momenta), math.nan)]
-    axes.plot(x, [*momenta, math.nan] * len(columns), zorder=2, gid="measured", **style)
+    axes.plot(x, [*momenta, math.nan] * len(columns), zorder=2, **style)
     return [Line2D([], [], **style)]
 
 

@@ -76,7 +76,7 @@ def draw_timeline(reading: Reading, width: int) -> Figure | None:
         boxes = [_box(bar, tops[bar.worker] + bar.lane, size) for bar in some]
         drawn = PolyCollection(boxes, facecolor=colour, edgecolor=LIGHT["card"], linewidth=0.6)
         drawn.set_urls([f"#trial-{bar.trial.number}" for bar in some])
-        drawn.set_gid(status)
+        drawn.set_label(status)
         axes.add_collection(drawn)
     for cut in cuts:
         axes.axvline(cut / size, color=LIGHT["ink"], lw=1.0, linestyle=(0, (2, 2)))
