@@ -16,7 +16,13 @@ from sweep import load_study
 from sweep.__main__ import main
 
 SAMPLERS = ("cmaes", "gp", "grid", "qmc", "random", "tpe")
-TINY = ("+study=synthetic", "executor=inline", "study.trials=2", "trainer.max_epochs=1")
+TINY = (
+    "+study=synthetic",
+    "executor=inline",
+    "study.trials=2",
+    "trainer.max_epochs=1",
+    "confirm.seeds=0",
+)
 
 
 @pytest.fixture

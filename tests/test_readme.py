@@ -23,7 +23,13 @@ def run(folder: Path, *arguments: str) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a small study called mnist has run, for the recipe that reads one."""
     path = tmp_path_factory.mktemp("readme")
-    small = ["study.trials=1", "confirm.seeds=0", "trainer.max_epochs=1", "data.train_size=1000", "executor=inline"]
+    small = [
+        "study.trials=1",
+        "confirm.seeds=0",
+        "trainer.max_epochs=1",
+        "data.train_size=1000",
+        "executor=inline",
+    ]
     run(path, "-m", "sweep", "+study=mnist", *small)
     return path
 
