@@ -151,7 +151,7 @@ def test_a_configuration_is_checked_without_torch(empty: Path) -> None:
     [
         ("sweep plan +study=mn", {"+study=mnist"}),
         ("sweep +study=mnist sampler=", {f"sampler={s}" for s in SAMPLERS}),
-        ("sweep model.dro", {"model.dropout="}),
+        ("sweep model.bn_", {"model.bn_momentum="}),
         ("sweep best o", {"one"}),
     ],
 )

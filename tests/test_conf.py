@@ -66,6 +66,8 @@ def test_every_choice_of_every_group_makes_a_plan(file: Path) -> None:
         words.append("data.download=fashion_mnist")  # its files are not shipped
     if file.name == "cmaes":
         words.append("optimizer.lr=interval(0.001,0.01)")  # it needs two numbers to search
+    if file.name == "own":
+        words.append(f"{file.parent}._target_=my_package.Mine")
     if file.name == "tutorial_dropout":
         words.append("model.bn_momentum=0.1")  # it has no batch norm, so nothing to search there
     plan = make_plan(words)

@@ -69,7 +69,7 @@ BAD = [
     (
         "+study=mnist huh=1",
         "huh: unknown key; the sections are model, data, optimizer, trainer, sampler, pruner, "
-        "executor, study, confirm; --cfg job shows their keys",
+        "executor, study, retrofit, confirm; --cfg job shows their keys",
     ),
     (
         "+study=mnist model.kernel=5",
@@ -148,7 +148,8 @@ BAD = [
     ),
     (
         "+study=mnist executor.devices=0",
-        f"executor.devices: expected auto or a whole number from 1 up, got 0; {EXAMPLE} "
+        "executor.devices: expected auto, a whole number from 1 up, or a list of GPUs, got 0; "
+        f"{EXAMPLE} "
         "executor.devices=2",
     ),
     (
@@ -260,8 +261,8 @@ BAD = [
     ),
     (
         "+study=mnist study.trials=10,20",
-        "search.study.trials: expected a key of model, data, optimizer, trainer: the others are "
-        "the same for all trials; type study.trials=VALUE",
+        "search.study.trials: expected a key of model, data, optimizer, trainer, retrofit: "
+        "the others are the same for all trials; type study.trials=VALUE",
     ),
     (
         "+study=mnist model.dropout=0.1 model.bn_momentum=0.1",

@@ -25,7 +25,7 @@ from sweep.results import TrialRow
 from tests.kill_study import killed_studies
 from tests.studies import bench, children, is_alive, on_one_core, plan, wait_for
 
-TYPED = ["+study=synthetic", "trainer.max_epochs=40"]
+TYPED = ["+study=synthetic", "trainer.max_epochs=40", "confirm.seeds=0"]
 FEW = [*TYPED, "study.trials=3"]
 
 

@@ -52,6 +52,8 @@ def test_a_study_runs_from_the_wheel_in_an_empty_folder(installed: Path, tmp_pat
         "trainer.max_epochs=1",
         "data.train_size=2000",
         "executor.devices=1",
+        "confirm.seeds=1",
+        "confirm.top=1",
     ]
     run("-m", "sweep", "+study=mnist", *budget)
     assert "load_from_checkpoint" in run("-m", "sweep", "best", "mnist")

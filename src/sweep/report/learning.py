@@ -20,6 +20,7 @@ _STYLES = {  # kind -> colour, width, opacity
     "complete": (LIGHT["accent"], 1.0, 0.55),
     "best": (LIGHT["best"], 2.2, 1.0),
 }
+_MANY = 40  # curves of one kind; more are fainter
 _HIDDEN = 0.03  # share of all values that may lie below the axis: starts, and what diverged
 
 
@@ -41,6 +42,7 @@ def draw_learning(reading: Reading, width: int) -> Figure | None:
             [(e, factor * v) for e, v in t.curve.items()] for t in trials if _is(reading, t, kind)
         ]
         if lines:
+            alpha *= min(1.0, (_MANY / len(lines)) ** 0.5)
             drawn = LineCollection(lines, colors=colour, linewidths=lw, alpha=alpha, label=kind)
             drawn.set_zorder(2 + order)
             axes.add_collection(drawn)

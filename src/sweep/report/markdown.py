@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 
 from sweep.report.answer import Strong, Text, caveats, failures, sentences, tally
 from sweep.report.confirmed import Sheet, arms, comparisons, verdicts
+from sweep.report.figures import COMPACT, SMALL
 from sweep.report.reading import Reading
 from sweep.report.repeat import seeds, steps, versions
 from sweep.report.sections import section
@@ -27,7 +28,7 @@ def markdown(reading: Reading, figures: Collection[str]) -> str:
         parts += [f"## {sheet.title}", escape(sheet.about), _sheet(sheet)]
     for name in figures:
         title, about, _ = section(reading, name)
-        parts += [f"## {title}", *map(escape, about), f"![{title}](figures/{name}.png)"]
+        parts += [f"## {title}", *map(escape, about), _picture(name, title)]
     if reading.study.trials:
         parts += ["## Trials", _trials(reading)]
     if reasons := failures(reading):
@@ -55,6 +56,12 @@ def _text(text: Text) -> str:
 def _spaced(part: str) -> str:
     ends = part[: len(part) - len(part.lstrip())], part[len(part.rstrip()) :]
     return f"{ends[0]}{escape(part)}{ends[1]}" if part.strip() else part
+
+
+def _picture(name: str, title: str) -> str:
+    if name in SMALL:  # Markdown's own form would blow it up to the width of the page
+        return f'<img src="figures/{name}.png" alt="{title}" width="{COMPACT}">'
+    return f"![{title}](figures/{name}.png)"
 
 
 def _sheet(sheet: Sheet) -> str:

@@ -100,8 +100,8 @@ def explain(reading: Reading, pruning: Pruning) -> list[str]:
             f"Rank correlation between epoch {pruning.rung} and the end: {pruning.rank:.2f}, "
             f"over {of}, most of which were spared because they looked good."
         )
-    controls = f"{len(pruning.controls)} of {of} could not be pruned, as a control"
-    found.append(f"{controls}; {len(pruning.doomed)} of these looked no better than a pruned one.")
+    controls = f"{len(pruning.controls)} of {of} were controls, which nothing can prune"
+    found.append(f"{controls}; {len(pruning.doomed)} of them looked no better than a pruned one.")
     return found
 
 
