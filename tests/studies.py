@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def plan(folder: Path, *overrides: str) -> Plan:
-    """Eight trials of four epochs, drawn at random, not pruned, not confirmed, but for overrides."""
+    """Eight random trials of four epochs, not pruned and not confirmed, but for the overrides."""
     composed = _composed(*overrides)
     resolved = {**composed.resolved, "study": {**composed.resolved["study"], "folder": str(folder)}}
     return replace(composed, study=replace(composed.study, folder=str(folder)), resolved=resolved)
