@@ -84,7 +84,7 @@ BAD = [
         "+study=mnist ~model.dropout",
         f"model.dropout: missing; choose model=mlp, or {EXAMPLE} model.dropout=0.3",
     ),
-    ("+study=mnist ~data", "data: expected a group of settings, got null; choose one of data/"),
+    ("+study=tutorial ~data", "data: expected a group of settings, got null; choose one of data/"),
     (
         "+study=mnist search.model.dropout=3",
         "search.model.dropout=3: expected the range itself; type model.dropout=RANGE",

@@ -10,7 +10,7 @@ import pytest
 
 from sweep.confirm.arms import arms_of, compare_arms, is_default, noise_of, recommend
 from sweep.confirm.estimates import luck_of_best
-from sweep.confirm.findings import Comparison
+from sweep.confirm.findings import Arm, Comparison, Interval
 from sweep.confirm.wording import Words
 from sweep.report.metric import Metric
 from sweep.report.parameters import parameters_of
@@ -162,3 +162,22 @@ def test_shrinkage_is_the_search_s_value_less_the_fresh_mean() -> None:
     assert arm.searched == 0.985
     (lower,) = arms_of(results([trial], rows, direction="minimize"))
     assert lower.shrinkage and lower.shrinkage.mean == pytest.approx(-0.005)
+
+
+def test_the_default_stays_unless_another_is_better_by_what_matters() -> None:
+    def arm(name: str, mean: float) -> Arm:
+        return Arm(
+            name, None, {"model.dropout": mean}, (1, 2), validation=Interval(mean, mean, mean, 2)
+        )
+
+    arms = [arm("1st", 0.9803), arm("2nd", 0.9801), arm("default", 0.98)]
+    assert [a.name for a in (recommend(arms, 1.0, m) for m in (0.0, 0.0002, 0.0005)) if a] == [
+        "1st",
+        "1st",
+        "default",
+    ]
+    losses = [arm("1st", 0.07), arm("default", 0.08)]
+    assert [a.name for a in (recommend(losses, -1.0, m) for m in (0.005, 0.05)) if a] == [
+        "1st",
+        "default",
+    ]

@@ -61,8 +61,7 @@ def test_margin_is_a_setting(confirmed: ResultSet) -> None:
     strict, wide = summarise(confirmed, 0.0001), summarise(confirmed, 0.05)
     assert {v.effect for v in wide.verdicts} == {"no difference"}
     assert {c.outcome for c in wide.comparisons} == {"equal"}
-    assert wide.sentences[0].endswith("no detectable difference from the default "
-                                      "(0.36 ± 0.10 points better).")  # fmt: skip
+    assert wide.sentences[0].startswith("Keep the default, ")
     assert len(strict.verdicts[0].runs("as good")) <= len(summarise(confirmed).verdicts[0].levels)
     assert "0.01 points" in everything(strict)
 

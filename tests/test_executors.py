@@ -217,11 +217,11 @@ def test_trials_of_a_killed_worker_run_again_and_the_total_is_exact(tmp_path: Pa
             lost.append(message)
         workers.update(worker_pids())
 
-    overrides = ("executor=local", "study.trials=4")
+    overrides = ("executor=local", "executor.lanes=2", "study.trials=4")
     conductor = carry_out(plan(tmp_path, *overrides), watch)
-    (death,) = lost
-    assert death.trial == 1
-    assert death.reason == "worker died (SIGKILL, probably out of memory); it will run again"
+    assert sorted(death.trial for death in lost) == [0, 1]
+    reason = "worker died (SIGKILL, probably out of memory); it will run again"
+    assert {death.reason for death in lost} == {reason}
     assert len(workers) == 2
     assert conductor.ended == conductor.total == 4
     with closing(Record(plan(tmp_path, *overrides))) as record:
@@ -239,7 +239,7 @@ def test_workers_that_cannot_start_stop_the_study_naming_the_log(
     (broken / "pytorch_lightning.py").write_text("raise ImportError('a broken installation')")
     monkeypatch.syspath_prepend(str(broken))  # spawned processes inherit the path
     with pytest.raises(StudyError) as stop:
-        carry_out(plan(tmp_path, "executor=local", "executor.devices=2"), lambda *_: None)
+        carry_out(plan(tmp_path, "executor=local", "executor.devices=1"), lambda *_: None)
     assert "could not start (exit code 1): ImportError: a broken installation; see" in str(
         stop.value
     )

@@ -113,6 +113,7 @@ class Conductor:
 
     def lost(self, worker: str, reason: str) -> None:
         """A worker died: its trials are tried again by the next free one, up to `study.retries`."""
+        self._workers.discard(worker)
         for running in [r for r in self._running.values() if r.worker == worker]:
             running.deaths += 1
             event = Ended(running.spec.number, "interrupted", reason=f"{reason}; it will run again")

@@ -80,6 +80,7 @@ class Roster:
 
     def lost(self, worker: str, reason: str) -> None:
         """A worker died: the next free one trains what it had."""
+        self._workers.discard(worker)
         for number in [n for n, (holder, _) in self._running.items() if holder == worker]:
             self._deaths[number] += 1
             again = self._deaths[number] <= self._retries

@@ -16,7 +16,7 @@ from rich.text import Text
 from sweep.config import Plan
 from sweep.confirm.summary import summarise
 from sweep.errors import StudyError
-from sweep.executors.local import placement
+from sweep.executors.places import describe
 from sweep.experiment import planned
 from sweep.profile import PACKABLE, is_retrofitted, momenta
 from sweep.results import ResultSet, TrialRow
@@ -39,7 +39,7 @@ def show_plan(plan: Plan, recorded: ResultSet | None, console: Console) -> None:
         ("budget", f"{total} trials of at most {epochs} epochs{limit}"),
         *([("recorded", remain)] if recorded else []),
         ("sampler, pruner", f"{plan.sampler.name}, {plan.pruner.name}"),
-        ("executor", _devices(plan)),
+        ("executor", describe(plan)),
         ("packing", _packing(plan)),
         ("momenta", _momenta(plan)),
         ("confirm", _confirmation(plan)),
@@ -47,14 +47,6 @@ def show_plan(plan: Plan, recorded: ResultSet | None, console: Console) -> None:
         ("folder", str(plan.folder)),
     ]
     _print(f"study {study.name}", lines, console)
-
-
-def _devices(plan: Plan) -> str:
-    if plan.executor.name == "inline":
-        return "inline: one worker in this process"
-    workers, gpus = placement(plan.executor)
-    where = f"{gpus} GPU" + "s" * (gpus > 1) if gpus else "the CPU"
-    return f"local: {workers} worker{'s' * (workers > 1)} on {where}"
 
 
 def _packing(plan: Plan) -> str:
@@ -135,9 +127,7 @@ _USES = [
 ]
 
 
-def _answer(
-    results: ResultSet, console: Console, all_of_it: bool = False
-) -> list[tuple[str, str]]:
+def _answer(results: ResultSet, console: Console, all_of_it: bool = False) -> list[tuple[str, str]]:
     """What the study says, in sentences; with `all_of_it` also how far to trust it."""
     if results.best is None:
         return []

@@ -76,14 +76,21 @@ def noise_of(results: ResultSet, arms: Sequence[Arm]) -> float | None:
     return math.sqrt(squares / freedom) if freedom else None
 
 
-def recommend(arms: Sequence[Arm], sign: float) -> Arm | None:
+def recommend(arms: Sequence[Arm], sign: float, margin: float = 0.0) -> Arm | None:
     """The best arm on validation, the earliest of equals; one that lost seeds only if all did.
 
-    The test set has no say, or its figure would be the best of several.
+    The default, if none is better than it by more than `margin`: nobody changes a setting for a
+    difference that does not matter. The test set has no say, or its figure would be the best of
+    several.
     """
     fewest = min((a.missing for a in arms if a.validation is not None), default=0)
     sound = [a for a in arms if a.validation is not None and a.missing == fewest]
-    return max(sound, key=lambda a: sign * a.validation.mean if a.validation else 0, default=None)
+
+    def height(arm: Arm) -> float:
+        mean = arm.validation.mean if arm.validation else 0.0
+        return sign * mean + (margin if is_default(arm, arms) else 0.0)
+
+    return max(sound, key=height, default=None)
 
 
 def is_default(arm: Arm, arms: Sequence[Arm]) -> bool:

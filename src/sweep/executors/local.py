@@ -18,7 +18,6 @@ from sweep.executors.child import Job, serve
 from sweep.executors.crew import Crew, Gone
 from sweep.executors.places import places
 from sweep.messages import Conducting, Event, Order
-from sweep.schema import ExecutorSettings
 
 _GRACE_S = 5.0  # between TERM and KILL
 
@@ -29,12 +28,6 @@ def run_local(conductor: Conducting, plan: Plan) -> None:
     Errors: ConfigError if a device is not there; StudyError when no worker could say a word.
     """
     Crew(conductor, Machine(plan), plan.executor.silence_s).work()
-
-
-def placement(executor: ExecutorSettings) -> tuple[int, int]:
-    """(workers, GPUs they are spread over)."""
-    found = places(executor, "auto")
-    return len(found), len({place.gpu for place in found} - {None})
 
 
 class Machine:

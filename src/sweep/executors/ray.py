@@ -73,7 +73,9 @@ def _connected(address: str | None) -> Iterator[ModuleType]:
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         what = f"expected a Ray cluster at {address or 'this machine'}, got {_brief(error)}"
-        advice = "type executor.address=null to start one here"
+        advice = (
+            "type executor.address=null to start one here, or set RAY_AUTH_MODE=token if it asks"
+        )
         raise ConfigError([Problem("executor.address", what, advice)]) from None
     finally:
         signal.signal(signal.SIGTERM, terminate)
