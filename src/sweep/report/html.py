@@ -85,7 +85,7 @@ def html(reading: Reading, drawings: Mapping[str, Sequence[str]]) -> str:
 def _text(text: Text) -> Markup:
     short, long = Markup('<strong class="short">{}</strong>'), Markup("<strong>{}</strong>")
     return Markup("").join(
-        (short if len(part) < 30 else long).format(part) if isinstance(part, Strong) else part
+        (short if len(part) < 20 else long).format(part) if isinstance(part, Strong) else part
         for part in text
     )
 
