@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,11 +43,6 @@ class Lane:
     def label_smoothing(self) -> float:
         smoothing: float = self.hparams["label_smoothing"]
         return smoothing
-
-    @property
-    def failed(self) -> bool:
-        """Whether the trial has diverged: a loss or metric of its last epoch is not finite."""
-        return not all(map(math.isfinite, self.metrics.values()))
 
 
 def check_same(known: Mapping[str, Any], settings: Mapping[str, Any]) -> None:

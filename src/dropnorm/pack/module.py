@@ -8,14 +8,11 @@ pack.metrics(0)
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from types import EllipsisType
 from typing import Any
 
-import pytorch_lightning as pl
-import torch
 from torch import Tensor
 
 from dropnorm.bank import Bank
@@ -23,15 +20,16 @@ from dropnorm.module import Classifier
 from dropnorm.pack.banks import carry_banks, check_momenta, lane_bank, put_bank
 from dropnorm.pack.lane import Lane, check_same
 from dropnorm.pack.losses import lane_losses
-from dropnorm.pack.optimizer import LaneOptimizer, clip_lanes
+from dropnorm.pack.optimizer import LaneOptimizer
 from dropnorm.pack.sequential import dropout_steps, keep_lanes, lane_state, put_lane, stack
 from dropnorm.pack.signature import shape_settings
+from dropnorm.pack.together import Together
 from dropnorm.scores import Scores
 
 Batch = tuple[Tensor, Tensor]
 
 
-class Pack(pl.LightningModule):
+class Pack(Together[Lane]):
     """K trials trained as one model under an ordinary Trainer, each as if it were alone.
 
     Built from the constructor arguments of one `Classifier` a lane, all of one `signature`. Between
@@ -57,37 +55,18 @@ class Pack(pl.LightningModule):
         epochs: int | None = None,
         momenta: Sequence[float | None] | None = None,
     ) -> None:
-        super().__init__()
         if not lanes:
             raise ValueError("pack: expected the settings of at least one lane, got none")
-        self._shapes = shape_settings(lanes[0])
-        trials = [self._trial(hparams) for hparams in lanes]
-        self.lanes = [Lane.of(trial) for trial in trials]
+        shapes = shape_settings(lanes[0])
+        trials = [_trial(shapes, hparams) for hparams in lanes]
+        super().__init__([Lane.of(trial) for trial in trials], epochs)
+        self._shapes = shapes
         self.network = stack([trial.network for trial in trials])
         self.momenta = None if momenta is None else tuple(momenta)
         if self.momenta is not None:
             carry_banks(self.network, self.momenta)
-        self.epochs = epochs
         self._input_dims = 1 + len(trials[0].hparams["input_shape"])
-        self._optimizer: LaneOptimizer | None = None
         self._scores: Scores | None = None
-        self._loss_sum = torch.zeros(len(lanes))
-        self._batches = 0
-
-    def metrics(self, lane: int) -> dict[str, float]:
-        """The lane's val_accuracy, val_nll, val_ece and train_loss of the last validated epoch.
-
-        After `Trainer.test`: test_accuracy, test_nll and test_ece.
-        """
-        return dict(self.lanes[lane].metrics)
-
-    def failed(self, lane: int) -> bool:
-        """Whether the lane's last metrics are not all finite; refill it or drop it."""
-        return self.lanes[lane].failed
-
-    def ages(self) -> list[tuple[int, int]]:
-        """(seed, epoch) of each lane, the first epoch being 0: what its data order depends on."""
-        return [(lane.seed, self._epoch(lane)) for lane in self.lanes]
 
     def lane_state(self, lane: int) -> dict[str, Tensor]:
         """A copy of the lane's weights and buffers, named as in the plain network."""
@@ -111,7 +90,7 @@ class Pack(pl.LightningModule):
             bank = self.bank(lane)
             state |= bank.column(bank.index(momentum))
             hparams = {**hparams, "bn_momentum": momentum}
-        trial = self._trial(hparams)
+        trial = _trial(self._shapes, hparams)
         trial.network.load_state_dict(state)
         trial.on_load_checkpoint({"dropout_steps": dropout_steps(self.network, lane)})
         return trial
@@ -148,7 +127,7 @@ class Pack(pl.LightningModule):
         With a `lane_snapshot` of it the trial goes on from there, as if it had never been away.
         Errors: ValueError for a snapshot that was taken with other momenta.
         """
-        trial = self._trial(hparams)
+        trial = _trial(self._shapes, hparams)
         if snapshot is not None:
             check_momenta(self.momenta, snapshot["bank"])
             trial.load_state_dict(snapshot["state_dict"])
@@ -161,16 +140,8 @@ class Pack(pl.LightningModule):
         if self._optimizer is not None:
             self._begin_updates(lane)
 
-    def shrink(self, keep: Sequence[int]) -> None:
-        """Drops all lanes but these, which take the places 0, 1, ... in this order."""
-        keep = list(keep)
-        if not keep:
-            raise ValueError("pack: expected at least one lane to keep, got none; stop the Trainer")
-        keep_lanes(self.network, keep)
-        self.lanes = [self.lanes[lane] for lane in keep]
-        self._loss_sum = self._loss_sum[keep]
-        if self._optimizer is not None:
-            self._optimizer.keep(keep)
+    def _keep(self, lanes: Sequence[int]) -> None:
+        keep_lanes(self.network, lanes)
 
     def _begin_updates(self, lane: int) -> None:
         """Tells the optimizer of a lane's trial."""
@@ -178,13 +149,6 @@ class Pack(pl.LightningModule):
         state = self.lanes[lane]
         self._optimizer.restart(lane, state.optimizer, state.moments)
         state.moments = None
-
-    def _epoch(self, lane: Lane) -> int:
-        return int(lane.batches // self.trainer.num_training_batches) if lane.batches else 0
-
-    def _trial(self, hparams: Mapping[str, Any]) -> Classifier:
-        check_same(self._shapes, shape_settings(hparams))
-        return Classifier(**hparams)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() == self._input_dims:
@@ -195,10 +159,7 @@ class Pack(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x, y = batch
         losses = lane_losses(self(x), y, [lane.label_smoothing for lane in self.lanes])
-        self._loss_sum = self._loss_sum.to(losses.device) + losses.detach()
-        self._batches += 1
-        for lane in self.lanes:
-            lane.batches += 1
+        self._count(losses)
         return losses.sum()  # of means: a lane's gradient is that of the trial alone
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -209,47 +170,19 @@ class Pack(pl.LightningModule):
 
     test_step = validation_step
 
-    def on_validation_epoch_end(self) -> None:
-        metrics = self._computed("val_")
-        if self._batches:
-            metrics["train_loss"] = (self._loss_sum / self._batches).tolist()
-            self._loss_sum, self._batches = torch.zeros_like(self._loss_sum), 0
-        self._hand_out(metrics)
-
-    def on_test_epoch_end(self) -> None:
-        self._hand_out(self._computed("test_"))
-
     def _computed(self, prefix: str) -> dict[str, list[float]]:
         assert self._scores is not None
         values = self._scores.compute()
         self._scores = None
         return {prefix + name: value.tolist() for name, value in values.items()}
 
-    def _hand_out(self, metrics: Mapping[str, list[float]]) -> None:
-        for k, lane in enumerate(self.lanes):
-            lane.metrics = {name: values[k] for name, values in metrics.items()}
-
     def configure_optimizers(self) -> LaneOptimizer:
-        precision = str(self.trainer.precision)
-        if precision.startswith("16"):
-            raise ValueError(f"precision: a pack expects bf16-mixed or 32-true, got {precision}")
-        lanes = [lane.optimizer for lane in self.lanes]
-        self._optimizer = LaneOptimizer(self.network.parameters(), lanes, self._total_steps)
-        for lane in range(len(lanes)):
+        optimizer = self._make_optimizer(self.network.parameters())
+        for lane in range(len(self.lanes)):
             self._begin_updates(lane)
-        return self._optimizer
+        return optimizer
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
-            clip_lanes(self.network.parameters(), gradient_clip_val)
-        else:
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
-    def _total_steps(self) -> float:
-        epochs = self.epochs or self.trainer.max_epochs or -1
-        return epochs * self.trainer.num_training_batches if epochs > 0 else math.inf
+def _trial(shapes: Mapping[str, Any], hparams: Mapping[str, Any]) -> Classifier:
+    check_same(shapes, shape_settings(hparams))
+    return Classifier(**hparams)

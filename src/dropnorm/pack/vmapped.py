@@ -10,22 +10,20 @@ pack.metrics(0)
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-import pytorch_lightning as pl
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from dropnorm.optimizers import Optimizer
-from dropnorm.pack.optimizer import LaneOptimizer, clip_lanes
+from dropnorm.pack.optimizer import LaneOptimizer
 from dropnorm.pack.protocol import Unpackable, can_pack, check_alike, has_method, optimizer_of
 from dropnorm.pack.read import Read, names_read
 from dropnorm.pack.stacked import Stacked
+from dropnorm.pack.together import Together
 
 
 @dataclass
@@ -39,7 +37,7 @@ class VmappedLane:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-class VmappedPack(pl.LightningModule):
+class VmappedPack(Together[VmappedLane]):
     """K modules that keep to the protocol of `can_pack`, trained as one under an ordinary Trainer.
 
     `Pack` for other people's networks: same methods, and equal to the trial alone within rounding
@@ -61,35 +59,15 @@ class VmappedPack(pl.LightningModule):
         seeds: Sequence[int],
         epochs: int | None = None,
     ) -> None:
-        super().__init__()
         if not modules:
             raise ValueError("pack: expected at least one module, got none")
-        self.lanes = [_lane(*lane) for lane in zip(modules, seeds, strict=True)]
+        super().__init__([_lane(*lane) for lane in zip(modules, seeds, strict=True)], epochs)
         check_alike(modules)
         self._updated = optimizer_of(modules[0])[1]
         self.network = Stacked(modules)
-        self.epochs = epochs
         self._reads: list[Read] | None = None
-        self._optimizer: LaneOptimizer | None = None
-        self._loss_sum = torch.zeros(len(modules))
-        self._batches = 0
         self._sums: dict[str, Tensor] = {}
         self._rows = 0
-
-    def metrics(self, lane: int) -> dict[str, float]:
-        """The lane's validation metrics and train_loss of the last validated epoch.
-
-        After `Trainer.test` its test metrics.
-        """
-        return dict(self.lanes[lane].metrics)
-
-    def failed(self, lane: int) -> bool:
-        """Whether the lane's last metrics are not all finite; refill it or drop it."""
-        return not all(map(math.isfinite, self.lanes[lane].metrics.values()))
-
-    def ages(self) -> list[tuple[int, int]]:
-        """(seed, epoch) of each lane, the first epoch being 0: what its data order depends on."""
-        return [(lane.seed, self._epoch(lane)) for lane in self.lanes]
 
     def lane_state(self, lane: int) -> dict[str, Tensor]:
         """A copy of the lane's weights and buffers, named as in the plain module."""
@@ -127,19 +105,8 @@ class VmappedPack(pl.LightningModule):
         if self._optimizer is not None:
             self._optimizer.restart(lane, new.optimizer)
 
-    def shrink(self, keep: Sequence[int]) -> None:
-        """Drops all lanes but these, which take the places 0, 1, ... in this order."""
-        keep = list(keep)
-        if not keep:
-            raise ValueError("pack: expected at least one lane to keep, got none; stop the Trainer")
-        self.network.keep(keep)
-        self.lanes = [self.lanes[lane] for lane in keep]
-        self._loss_sum = self._loss_sum[keep]
-        if self._optimizer is not None:
-            self._optimizer.keep(keep)
-
-    def _epoch(self, lane: VmappedLane) -> int:
-        return int(lane.batches // self.trainer.num_training_batches) if lane.batches else 0
+    def _keep(self, lanes: Sequence[int]) -> None:
+        self.network.keep(lanes)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         if self._reads is None:
@@ -147,10 +114,7 @@ class VmappedPack(pl.LightningModule):
             self._reads = names_read(modules[0], tree_map(lambda t: t[0].cpu(), batch))
             check_alike(modules, self._reads)
         losses: Tensor = self.network("loss", batch)
-        self._loss_sum = self._loss_sum.to(losses.device) + losses.detach()
-        self._batches += 1
-        for lane in self.lanes:
-            lane.batches += 1
+        self._count(losses)
         return losses.sum()  # a lane's gradient is that of the trial alone
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -165,50 +129,15 @@ class VmappedPack(pl.LightningModule):
 
     test_step = validation_step
 
-    def on_validation_epoch_end(self) -> None:
-        metrics = self._computed("val_")
-        if self._batches:
-            metrics["train_loss"] = (self._loss_sum / self._batches).tolist()
-            self._loss_sum, self._batches = torch.zeros_like(self._loss_sum), 0
-        self._hand_out(metrics)
-
-    def on_test_epoch_end(self) -> None:
-        self._hand_out(self._computed("test_"))
-
     def _computed(self, prefix: str) -> dict[str, list[float]]:
         """Means over all rows, as Lightning takes them of what a plain module logs."""
         means = {prefix + n: (s / self._rows).tolist() for n, s in self._sums.items()}
         self._sums, self._rows = {}, 0
         return means
 
-    def _hand_out(self, metrics: Mapping[str, list[float]]) -> None:
-        for k, lane in enumerate(self.lanes):
-            lane.metrics = {name: values[k] for name, values in metrics.items()}
-
     def configure_optimizers(self) -> LaneOptimizer:
-        precision = str(self.trainer.precision)
-        if precision.startswith("16"):
-            raise ValueError(f"precision: a pack expects bf16-mixed or 32-true, got {precision}")
         named = dict(self.network.network.named_parameters())
-        updated = [named[name] for name in self._updated]
-        lanes = [lane.optimizer for lane in self.lanes]
-        self._optimizer = LaneOptimizer(updated, lanes, self._total_steps)
-        return self._optimizer
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
-            clip_lanes(optimizer.param_groups[0]["params"], gradient_clip_val)
-        else:
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-
-    def _total_steps(self) -> float:
-        epochs = self.epochs or self.trainer.max_epochs or -1
-        return epochs * self.trainer.num_training_batches if epochs > 0 else math.inf
+        return self._make_optimizer([named[name] for name in self._updated])
 
 
 def _lane(module: nn.Module, seed: int) -> VmappedLane:

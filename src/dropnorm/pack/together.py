@@ -1,0 +1,128 @@
+"""`Together`: what every pack is to a Trainer, whatever its lanes are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Generic, Protocol, TypeVar
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from dropnorm.optimizers import Optimizer
+from dropnorm.pack.optimizer import LaneOptimizer, clip_lanes
+
+
+class Progress(Protocol):
+    """What is known of the trial in a lane; `metrics` are those of its last validation."""
+
+    batches: int
+    metrics: dict[str, float]
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def optimizer(self) -> Optimizer: ...
+
+
+L = TypeVar("L", bound=Progress)
+
+
+class Together(pl.LightningModule, Generic[L]):
+    """K trials as one LightningModule: their ages, their metrics, their optimizer.
+
+    A kind of pack adds its network, how it trains and validates a batch (`_count` its losses), what
+    it has measured (`_computed`), and how lanes leave its network (`_keep`).
+    """
+
+    def __init__(self, lanes: Sequence[L], epochs: int | None) -> None:
+        super().__init__()
+        self.lanes = list(lanes)
+        self.epochs = epochs
+        self._optimizer: LaneOptimizer | None = None
+        self._loss_sum = torch.zeros(len(self.lanes))
+        self._batches = 0
+
+    def _computed(self, prefix: str) -> dict[str, list[float]]:
+        """Metrics of the lanes over the batches since the last time, which begin anew."""
+        raise NotImplementedError
+
+    def _keep(self, lanes: Sequence[int]) -> None:
+        """Drops all other lanes from the network."""
+        raise NotImplementedError
+
+    def metrics(self, lane: int) -> dict[str, float]:
+        """The lane's validation metrics (val_...) and train_loss of the last validated epoch.
+
+        After `Trainer.test` its test metrics (test_...).
+        """
+        return dict(self.lanes[lane].metrics)
+
+    def failed(self, lane: int) -> bool:
+        """Whether the lane's last metrics are not all finite; refill it or drop it."""
+        return not all(map(math.isfinite, self.lanes[lane].metrics.values()))
+
+    def ages(self) -> list[tuple[int, int]]:
+        """(seed, epoch) of each lane, the first epoch being 0: what its data order depends on."""
+        return [(lane.seed, self._epoch(lane)) for lane in self.lanes]
+
+    def shrink(self, keep: Sequence[int]) -> None:
+        """Drops all lanes but these, which take the places 0, 1, ... in this order."""
+        keep = list(keep)
+        if not keep:
+            raise ValueError("pack: expected at least one lane to keep, got none; stop the Trainer")
+        self._keep(keep)
+        self.lanes = [self.lanes[lane] for lane in keep]
+        self._loss_sum = self._loss_sum[keep]
+        if self._optimizer is not None:
+            self._optimizer.keep(keep)
+
+    def _epoch(self, lane: L) -> int:
+        return int(lane.batches // self.trainer.num_training_batches) if lane.batches else 0
+
+    def _count(self, losses: Tensor) -> None:
+        """Takes in a training batch: its loss in each lane, [K]."""
+        self._loss_sum = self._loss_sum.to(losses.device) + losses.detach()
+        self._batches += 1
+        for lane in self.lanes:
+            lane.batches += 1
+
+    def on_validation_epoch_end(self) -> None:
+        metrics = self._computed("val_")
+        if self._batches:
+            metrics["train_loss"] = (self._loss_sum / self._batches).tolist()
+            self._loss_sum, self._batches = torch.zeros_like(self._loss_sum), 0
+        self._hand_out(metrics)
+
+    def on_test_epoch_end(self) -> None:
+        self._hand_out(self._computed("test_"))
+
+    def _hand_out(self, metrics: Mapping[str, list[float]]) -> None:
+        for k, lane in enumerate(self.lanes):
+            lane.metrics = {name: values[k] for name, values in metrics.items()}
+
+    def _make_optimizer(self, parameters: Iterable[nn.Parameter]) -> LaneOptimizer:
+        """For `configure_optimizers`. Errors: ValueError for a precision with a shared scale."""
+        precision = str(self.trainer.precision)
+        if precision.startswith("16"):
+            raise ValueError(f"precision: a pack expects bf16-mixed or 32-true, got {precision}")
+        lanes = [lane.optimizer for lane in self.lanes]
+        self._optimizer = LaneOptimizer(parameters, lanes, self._total_steps)
+        return self._optimizer
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+            clip_lanes(optimizer.param_groups[0]["params"], gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def _total_steps(self) -> float:
+        epochs = self.epochs or self.trainer.max_epochs or -1
+        return epochs * self.trainer.num_training_batches if epochs > 0 else math.inf
