@@ -29,6 +29,7 @@ from sweep.messages import (
     Start,
     Stop,
     Wait,
+    Watch,
 )
 from sweep.record import Record
 from sweep.running import Running
@@ -36,8 +37,6 @@ from sweep.scribe import Scribe
 from sweep.store import STATES
 from sweep.strategies import is_control
 from sweep.tensorboard import Board
-
-Watch = Callable[[str, Event | Order], None]
 
 
 class Conductor:

@@ -129,6 +129,7 @@ class Quit:
 Event: TypeAlias = Ready | Report | Saved | Ended
 Order: TypeAlias = Start | Stop | Wait | Quit
 Exchange: TypeAlias = Callable[[str, Sequence[Event]], Sequence[Order]]
+Watch: TypeAlias = Callable[[str, Event | Order], None]  # sees what passes; the worker comes first
 
 
 class Conducting(Protocol):

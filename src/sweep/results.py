@@ -33,6 +33,18 @@ class MomentumCurve:
     dropout_off: float | None = None
     dropout_on: float | None = None
 
+    @classmethod
+    def of(
+        cls,
+        momenta: Sequence[float | None],
+        values: Sequence[float],
+        precise: Mapping[str, float],
+    ) -> MomentumCurve | None:
+        """What a worker says of a trial; None if it scored no momenta."""
+        if not values:
+            return None
+        return cls(momenta, values, precise.get("dropout_off"), precise.get("dropout_on"))
+
 
 @dataclass(frozen=True)
 class TrialRow:

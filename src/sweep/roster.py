@@ -8,9 +8,19 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
-from sweep.messages import Ended, Event, Order, Quit, Ready, Report, Start, Stop, TrialSpec, Wait
-
-Watch = Callable[[str, Event | Order], None]
+from sweep.messages import (
+    Ended,
+    Event,
+    Order,
+    Quit,
+    Ready,
+    Report,
+    Start,
+    Stop,
+    TrialSpec,
+    Wait,
+    Watch,
+)
 
 
 class Roster:

@@ -76,11 +76,12 @@ class Running:
         """What is known at the end. A failed trial has no value, whatever its metrics are."""
         value = event.metrics.get(metric, math.nan)
         history = dict(sorted(self.history.items()))
+        last = self.banks[max(self.banks)] if self.banks else ()
         names = dict.fromkeys(name for metrics in history.values() for name in metrics)
         return replace(
             self.row(status),
             params={**self.spec.params, **event.found},
-            momentum=self._curve(event),
+            momentum=MomentumCurve.of(self.spec.columns, last, event.precise),
             value=value if status != "failed" and math.isfinite(value) else None,
             metrics=dict(event.metrics),
             curve={
@@ -91,11 +92,3 @@ class Running:
             reason=event.reason,
             finished=dt.datetime.now(),
         )
-
-    def _curve(self, event: Ended) -> MomentumCurve | None:
-        """The metric by momentum as it was scored last."""
-        if not self.banks:
-            return None
-        last = self.banks[max(self.banks)]
-        off, on = (event.precise.get(name) for name in ("dropout_off", "dropout_on"))
-        return MomentumCurve(self.spec.columns, last, off, on)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from sweep.conductor import Conductor, Watch
+from sweep.conductor import Conductor
 from sweep.config import Plan
 from sweep.confirm.contenders import choose_contenders, is_done, make_specs, renamed
 from sweep.confirm.rows import append_row, read_rows, replace_rows
-from sweep.messages import Ended, Event, Order, Quit, Ready, TrialSpec
+from sweep.messages import Ended, Event, Order, Quit, Ready, TrialSpec, Watch
 from sweep.record import Record
 from sweep.results import ConfirmRow, MomentumCurve
 from sweep.roster import Roster
@@ -36,8 +36,7 @@ class Confirmation:
         if event.status != "complete":
             self.failures.append(f"{contender.arm}, seed {spec.seed}: {event.reason}")
             return
-        off, on = (event.precise.get(name) for name in ("dropout_off", "dropout_on"))
-        curve = MomentumCurve(spec.columns, event.bank, off, on) if event.bank else None
+        curve = MomentumCurve.of(spec.columns, event.bank, event.precise)
         row = ConfirmRow(
             contender.arm, contender.trial, spec.params, spec.seed, event.metrics, curve
         )
