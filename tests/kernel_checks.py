@@ -6,6 +6,7 @@ are imported), or compiles them where there is a GPU.
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -26,7 +27,7 @@ from dropnorm.pack.fusing import run_fused
 from dropnorm.pack.layer import LaneLayer
 from dropnorm.pack.norm import LaneBatchNorm
 from dropnorm.pack.sequential import LaneSequential
-from dropnorm.pack.updates import STATE, lane_numbers, update_together
+from dropnorm.pack.updates import STATE, Numbers, update_together
 from dropnorm.random import LEVELS, keep_mask_on_device
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
@@ -255,13 +256,12 @@ def test_updates_are_those_of_many_kernels(name: str, shape: tuple[int, ...]) ->
     settings = [Optimizer(name, **lane) for lane in LANES]
     start, states = torch.randn(shape), [{n: torch.zeros(shape) for n in STATE[name]} for _ in "ab"]
     mine, known = start.clone(), start.clone()
-    for step in range(1, 6):
-        rows = [lane_numbers(lane, lane.lr, step) for lane in settings]
-        each = (3, *[1] * (len(shape) - 1))
-        numbers = {n: torch.tensor([row[n] for row in rows]).view(each) for n in rows[0]}
+    numbers = Numbers(torch.device(DEVICE))
+    for _ in range(5):
+        n = numbers.next(settings, lambda: [0] * 3, lambda: math.inf)
         gradient = torch.randn(shape)
-        update_fused(mine, gradient, states[0], numbers)
-        update_together(known, gradient, states[1], numbers)
+        update_fused(mine, gradient, states[0], n)
+        update_together(known, gradient, states[1], n)
     torch.testing.assert_close([mine, states[0]], [known, states[1]], rtol=1e-5, atol=1e-6)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from dropnorm.optimizers import Optimizer
+from dropnorm.optimizers import SCHEDULES, Optimizer, shares
 
 CASES: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "adam": (torch.optim.Adam, {"betas": (0.8, 0.99), "weight_decay": 0.1}),
@@ -135,6 +135,18 @@ def test_one_cycle_leaves_momentum_and_betas_as_asked_for(name: str) -> None:
         schedule.step()
     group = optimizer.param_groups[0]
     assert (group["momentum"] if name == "sgd" else group["betas"][0]) == 0.7
+
+
+def test_shares_of_many_are_those_of_one_by_one() -> None:
+    """At every step, beyond the end too; float64 cosines differ in their last digits."""
+    each = [Optimizer(schedule=schedule) for schedule in (*SCHEDULES, "cosine")]
+    steps = torch.arange(3 * STEPS // 2).unsqueeze(1).expand(-1, len(each)).clone()
+    steps[:, -1] = steps[:, -1].flip(0)  # each has its own
+    rows = [zip(each, row.tolist(), strict=True) for row in steps]
+    expected = [[one.share(step, STEPS) for one, step in row] for row in rows]
+    mine = shares(each, steps, STEPS)
+    exact = torch.tensor(expected, dtype=torch.float64)
+    torch.testing.assert_close(mine, exact, rtol=1e-9, atol=1e-14)
 
 
 # Errors

@@ -11,7 +11,8 @@ from torch import nn
 
 from dropnorm import MNIST, Classifier
 from dropnorm.data import epoch_order
-from dropnorm.pack import LaneBatches, Pack, signature
+from dropnorm.pack import LaneBatches, Pack, batches, signature
+from dropnorm.pack.batches import orders_on_device
 from dropnorm.pack.losses import lane_losses, losses_together
 from tests.packs import CNN, MLP, AfterEpoch, data, fit_pack, quiet_trainer, same, state, trials
 
@@ -33,9 +34,31 @@ def test_mixed_precision_learns(tmp_path: Path) -> None:
 
 def test_losses_are_the_same_in_turn_and_together() -> None:
     logits, y = torch.randn(3, 20, 10), torch.randint(10, (3, 20))
-    for smoothing in ([0.0, 0.0, 0.0], [0.0, 0.1, 0.5]):
+    for smoothing in (None, torch.tensor([0.0, 0.1, 0.5], dtype=torch.float64)):
         losses = lane_losses(logits, y, smoothing), losses_together(logits, y, smoothing)
         torch.testing.assert_close(*losses)
+
+
+def test_smoothing_is_that_of_the_trials_in_the_lanes(tmp_path: Path) -> None:
+    pack = Pack(trials(MLP, [0, 1, 4]))  # smoothed by 0, 0.1 and 0.2
+    images, y = torch.rand(3, 20, 1, 28, 28), torch.randint(10, (3, 20))
+
+    def losses() -> list[float]:
+        pack._loss_sum.zero_()
+        pack.eval().training_step((images[: len(pack.lanes)], y[: len(pack.lanes)]), 0)
+        return pack._loss_sum.tolist()
+
+    def expected() -> list[float]:
+        trials = [pack.classifier(lane).eval() for lane in range(len(pack.lanes))]
+        found = zip(trials, images, y, strict=False)
+        return [trial.training_step((x, t), 0).item() for trial, x, t in found]
+
+    pack.trainer = quiet_trainer(tmp_path, 1)
+    assert losses() == expected()
+    pack.refill(1, trials(MLP, [4])[0])
+    assert losses() == expected()
+    pack.shrink([2, 0])
+    assert losses() == expected()
 
 
 def test_test_metrics_are_those_of_the_plain_module(tmp_path: Path) -> None:
@@ -135,15 +158,51 @@ def test_each_lane_sees_its_own_order() -> None:
     source = MNIST(train_size=100, batch_size=30)
     ages = [(1, 0), (2, 5)]
     part, rows = source.part("train"), source.train_rows()
-    batches = LaneBatches(part, rows, 30, lambda: ages)
-    assert len(batches) == len(list(batches)) == 3
-    for number, (x, y) in enumerate(batches):
+    passes = LaneBatches(part, rows, 30, lambda: ages)
+    assert len(passes) == len(list(passes)) == 3
+    for number, (x, y) in enumerate(passes):
         assert x.shape == (2, 30, 1, 28, 28)
         for lane, (seed, epoch) in enumerate(ages):
             order = epoch_order(rows, seed, epoch)[30 * number : 30 * (number + 1)]
             alone = part.gather(order)
             assert torch.equal(x[lane], alone[0])
             assert torch.equal(y[lane], alone[1])
+
+
+def test_orders_made_on_a_device_are_permutations_of_the_rows() -> None:
+    rows = torch.randperm(1000)[:700]
+    ages = [(seed, epoch) for seed in range(20) for epoch in range(3)]
+    orders = orders_on_device(rows, ages)
+    assert torch.equal(orders.sort(1).values, rows.sort().values.expand(60, -1))
+    assert len({tuple(order.tolist()) for order in orders}) == 60
+
+
+def test_orders_made_on_a_device_are_those_of_seed_and_epoch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows, ages = torch.arange(500), [(1, 0), (2**62 + 1, 7), (1, 3)]
+    orders = orders_on_device(rows, ages)
+    assert torch.equal(orders_on_device(rows, ages[::-1]), orders.flip(0))
+    assert torch.equal(orders_on_device(rows, ages[1:2]), orders[1:2])
+    assert torch.equal(orders_on_device(rows + 9, ages), orders + 9)
+    monkeypatch.setattr(batches, "_SORTED", 1100)  # two lanes at a time
+    assert torch.equal(orders_on_device(rows, ages), orders)
+
+
+def test_orders_made_on_a_device_have_nothing_in_common() -> None:
+    """Ranks of neighbouring seeds and epochs, and of places beside each other, are uncorrelated.
+
+    Of N ranks a correlation has a standard deviation of 1 / sqrt(N); 5 are allowed, of 800 pairs.
+    """
+    size, ages = 4000, [(seed, epoch) for seed in range(20) for epoch in range(2)]
+    orders = orders_on_device(torch.arange(size), ages).double()
+    between = torch.corrcoef(orders)
+    assert (between - torch.eye(40)).abs().max() < 5 / size**0.5
+    ranks = orders - orders.mean()
+    along = (ranks[:, 1:] * ranks[:, :-1]).mean(1) / ranks.square().mean()
+    assert along.abs().max() < 5 / size**0.5
+    first = orders[:, :1000].mean(1) / size  # every part of an epoch is drawn from everywhere
+    assert (first - 0.5).abs().max() < 5 * (0.75 / 12 / 1000) ** 0.5
 
 
 def test_lanes_of_different_ages_share_an_epoch(tmp_path: Path) -> None:

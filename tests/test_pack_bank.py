@@ -16,10 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dropnorm import BatchNorm, Classifier
-from dropnorm.bank import Bank
+from dropnorm.bank import Bank, score
+from dropnorm.data import EvalBatches
 from dropnorm.pack import Pack, stack
+from dropnorm.pack import banks as pack_banks
 from dropnorm.pack.norm import LaneBatchNorm
-from tests.packs import CNN, MLP, AfterEpoch, fit_alone, fit_pack, same, state, trials
+from tests.packs import CNN, MLP, AfterEpoch, data, fit_alone, fit_pack, same, state, trials
 
 NETWORKS = {"mlp": MLP, "cnn": CNN}
 SOME = (0.001, 0.178, 1.0, None)
@@ -151,6 +153,53 @@ def test_banks_together_are_those_in_turn() -> None:
             together.together(x)
         torch.testing.assert_close(together.bank, turn.bank)
         torch.testing.assert_close(together.running_var, turn.running_var)
+
+
+# Scores
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_scores_on_the_cpu_are_those_of_each_lane_by_itself(tmp_path: Path, network: str) -> None:
+    pack = fit_pack(tmp_path, Pack(trials(NETWORKS[network], [0, 3, 5]), momenta=SOME))
+    before = {name: tensor.clone() for name, tensor in state(pack).items()}
+    batches = [*EvalBatches(data().part("val"), 300)][:2]
+    expected = [score(pack.classifier(lane).network, pack.bank(lane), batches) for lane in (2, 0)]
+    assert pack.score([2, 0], batches) == expected
+    assert same(state(pack), before)
+
+
+@pytest.mark.parametrize("values", [1 << 27, 20_000])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_scores_together_are_those_of_each_lane_by_itself(
+    tmp_path: Path, network: str, values: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What CUDA does, on the CPU; with 20,000 values at a time a batch takes many parts."""
+    pack = fit_pack(tmp_path, Pack(trials(NETWORKS[network], [0, 3, 5]), momenta=SOME))
+    banks, lanes = [pack.bank(lane) for lane in range(3)], [2, 0]
+    batches = [*EvalBatches(data().part("val"), 300)][:2]
+    monkeypatch.setattr(pack_banks, "_VALUES", values)
+    found = pack_banks.score_together(pack.network, lanes, batches)
+    for lane, scores in zip(lanes, found, strict=True):
+        expected = score(pack.classifier(lane).network, banks[lane], batches)
+        # Products are rounded otherwise, by about 1e-6 of logits of about 1. An image or two of
+        # the 600 may change its class or its bin thereby.
+        assert scores["val_nll"] == pytest.approx(expected["val_nll"], rel=1e-5)
+        for name in ("val_accuracy", "val_ece"):
+            assert scores[name] == pytest.approx(expected[name], abs=2.1 / 600)
+        assert len(set(scores["val_nll"])) == len(SOME), "the momenta are not told apart"
+    assert all(same_bank(pack.bank(lane), bank) for lane, bank in enumerate(banks))
+
+
+def test_scores_of_networks_without_norms_are_empty(tmp_path: Path) -> None:
+    pack = Pack([{**MLP, "norm": "none"}] * 2, momenta=SOME)
+    assert pack.score([1], []) == pack_banks.score_together(pack.network, [1], []) == [{}]
+
+
+def test_packs_that_cannot_be_scored_say_why() -> None:
+    with pytest.raises(ValueError, match=r"type Pack\(\.\.\., momenta=MOMENTA\)"):
+        Pack([MLP]).score([0], [])
+    with pytest.raises(ValueError, match="expected at least one to score"):
+        pack_banks.score_together(Pack([MLP], momenta=SOME).network, [0], [])
 
 
 # Taking a lane out

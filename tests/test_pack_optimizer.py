@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dropnorm.optimizers import Optimizer
 from dropnorm.pack import LaneOptimizer
 from dropnorm.pack.optimizer import clip_lanes
+from dropnorm.pack.updates import AHEAD, step_numbers
 
 STEPS, SHAPES = 200, ((5, 3), (7,), (1, 3, 3, 3))
 LANES: list[dict[str, Any]] = [
@@ -79,9 +80,70 @@ def test_lanes_together_are_the_lanes_in_turn(name: str) -> None:
             set_gradients(parameters, step, [0, 1, 2])
         turn.step()
         together.together(other)
-        together.steps = [step + 1] * 3
+        together.steps += 1
     # Two hundred updates of about the learning rate each, rounded at 6e-8 of weights of about 1.
     torch.testing.assert_close(packed, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_lanes_together_are_torchs_own(name: str) -> None:
+    """One of them begins anew on the way, and another is dropped."""
+    packed, chosen, lanes = packed_parameters(), settings(name), [0, 1, 2]
+    optimizer = LaneOptimizer(packed, chosen, lambda: STEPS)
+    for step in range(STEPS):
+        if step == 70:
+            optimizer.keep(lanes := [2, 1])
+            for p in packed:
+                p.data, p.grad = p.data[lanes], None
+        if step == 100:
+            optimizer.restart(1, chosen[0])
+            for mine, fresh in zip(packed, plain_parameters(0), strict=True):
+                mine.data[1] = fresh.data
+        set_gradients(packed, step, lanes)
+        if step >= 100:
+            for p in packed:
+                assert p.grad is not None
+                p.grad[1] = gradient(p.shape[1:], step - 100, 0)
+        optimizer.together(packed)
+        optimizer.steps += 1
+    alone = zip(packed, train_alone(2, chosen[2]), train_alone(0, chosen[0], 100), strict=True)
+    for mine, kept, begun in alone:
+        # Two hundred updates of about the learning rate each, rounded at 6e-8 of weights of about 1
+        torch.testing.assert_close(mine[0], kept, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(mine[1], begun, rtol=1e-4, atol=1e-4)
+        assert optimizer.state[mine]["step"].tolist() == [STEPS, STEPS - 100]
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_numbers_of_coming_steps_are_those_of_one_after_the_other(name: str) -> None:
+    """Lanes at steps of their own, beyond the end of the schedule too, in plain arithmetic."""
+    chosen, begun = settings(name), (0, 57, STEPS - 10)
+    numbers = step_numbers(chosen, begun, STEPS, torch.device("cpu"))
+    for ahead in range(AHEAD):
+        for lane, (one, first) in enumerate(zip(chosen, begun, strict=True)):
+            lr, mine = (
+                one.rate(first + ahead, STEPS),
+                {n: v[ahead, lane].item() for n, v in numbers.items()},
+            )
+            if name == "sgd":
+                expected = {
+                    "lr": lr,
+                    "decay": one.weight_decay,
+                    "momentum": one.momentum,
+                    "nesterov": float(one.nesterov),
+                }
+            else:
+                corrections = [1 - beta ** (first + ahead + 1) for beta in one.betas]
+                expected = {
+                    "decay": one.weight_decay if name == "adam" else 0,
+                    "shrink": 1 - lr * one.weight_decay if name == "adamw" else 1,
+                    "first": 1 - one.betas[0],
+                    "second": 1 - one.betas[1],
+                    "size": lr / corrections[0],
+                    "correction": corrections[1] ** 0.5,
+                }
+            # Rounded once, to float32.
+            assert mine == pytest.approx(expected, rel=1e-7, abs=1e-15)
 
 
 def test_rates_follow_torchs_schedules() -> None:
@@ -93,7 +155,7 @@ def test_rates_follow_torchs_schedules() -> None:
         torch.optim.lr_scheduler.LambdaLR(alone[2], lambda _: 1.0),
     ]
     for step in range(STEPS):
-        optimizer.steps = [step] * 3
+        optimizer.steps[:] = step
         rates = optimizer.rates()
         assert rates[0] == pytest.approx(alone[0].param_groups[0]["lr"], rel=1e-10, abs=1e-15)
         assert rates[2] == alone[2].param_groups[0]["lr"]
@@ -163,8 +225,13 @@ def test_gradients_are_clipped_lane_by_lane() -> None:
 
 
 def test_schedule_without_an_end_says_what_to_set() -> None:
-    with pytest.raises(ValueError, match="set the Trainer's max_epochs"):
-        LaneOptimizer(packed_parameters(), settings("adam")).rates()
+    packed = packed_parameters()
+    set_gradients(packed, 0, [0, 1, 2])
+    optimizer = LaneOptimizer(packed, settings("adam"))
+    for update in (optimizer.step, lambda: optimizer.together(packed)):
+        with pytest.raises(ValueError, match="set the Trainer's max_epochs"):
+            update()
+    LaneOptimizer(packed, [Optimizer("adam")] * 3).together(packed)
 
 
 def test_lanes_of_different_kinds_are_refused() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import lr_scheduler
 
 from dropnorm.names import check_names
@@ -91,12 +92,36 @@ class Optimizer:
         return _SHAPES[self.schedule](min(step / self._finite(steps), 1.0))
 
     def _finite(self, steps: float) -> float:
-        if 0 < steps < math.inf:  # Lightning says -1 for data without a length
+        if _ends(steps):
             return steps
         raise ValueError(
             f"optimizer.schedule: {self.schedule} expects a training with an end, got none; "
             "set the Trainer's max_epochs or max_steps, or the schedule to constant"
         )
+
+
+def shares(settings: Sequence[Optimizer], step: Tensor, steps: float) -> Tensor:
+    """`Optimizer.share` of many at once, on the device of `step`, in float64 and equal to rounding.
+
+    Shapes: one of the K settings for each of the last axis of step [..., K] -> the same. Errors:
+    ValueError for a schedule over a training without an end.
+    """
+    for one in settings:
+        one.share(0, steps)
+    if not _ends(steps):
+        return torch.ones_like(step, dtype=torch.float64)
+    names = [SCHEDULES.index(one.schedule) for one in settings]
+    kinds = torch.tensor(names, device=step.device)
+    progress = (step.double() / steps).clamp(max=1.0)
+    rise = _START + (1 - _START) * _cosines(1 - progress / _RISE)
+    fall = _END + (1 - _END) * _cosines((progress - _RISE) / (1 - _RISE))
+    one_cycle = torch.where(progress < _RISE, rise, fall)
+    falling = torch.where(kinds == SCHEDULES.index("cosine"), _cosines(progress), 1.0)
+    return torch.where(kinds == SCHEDULES.index("one_cycle"), one_cycle, falling)
+
+
+def _ends(steps: float) -> bool:
+    return 0 < steps < math.inf  # Lightning says -1 for data without a length
 
 
 def _cosine(progress: float) -> float:
@@ -109,6 +134,10 @@ def _one_cycle(progress: float) -> float:
     if progress < _RISE:
         return _START + (1 - _START) * _cosine(1 - progress / _RISE)
     return _END + (1 - _END) * _cosine((progress - _RISE) / (1 - _RISE))
+
+
+def _cosines(progress: Tensor) -> Tensor:
+    return (1 + (math.pi * progress).cos()) / 2
 
 
 _SHAPES = {"cosine": _cosine, "one_cycle": _one_cycle}

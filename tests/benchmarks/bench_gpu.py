@@ -5,6 +5,7 @@
 
 An epoch is training and validation, as a study has it; the first one, which compiles kernels and
 fills caches, is not counted. The peer is Optuna with Lightning and a DataLoader on the same device.
+Last comes a whole study of a thousand trials of ten epochs, from its command line.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ from __future__ import annotations
 import argparse
 import logging
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -31,7 +36,7 @@ from tests.benchmarks.peers import PlainModule, loaders
 
 NETWORKS = ((512,), (512, 512))
 BATCH, EVAL_BATCH = 128, 1000
-GOAL_TRIALS, GOAL_EPOCHS = 1000, 10  # in a minute, on one H200
+ALIKE = ("sampler=random", "pruner=none", "confirm.seeds=0")  # every trial trains to its end
 
 
 @dataclass(frozen=True)
@@ -44,10 +49,14 @@ class Size:
     train_size: int | None
     batches: float  # of the peer's epoch, as Lightning's limit_train_batches
     profiled: slice  # of the first epoch's steps
+    job: tuple[Any, ...]  # trials, epochs and the words of a whole study
 
 
-FULL = Size([4**n for n in range(6)], NETWORKS, 4, None, 1.0, slice(30, 50))
-SMOKE = Size([1, 2], [(16,)], 3, 2 * BATCH, 2, slice(0, 2))
+FULL = Size(
+    [4**n for n in range(6)], NETWORKS, 4, None, 1.0, slice(30, 50),
+    (1000, 10, "+study=mnist", "model.hidden=[512]"),  # in a minute, on one H200
+)  # fmt: skip
+SMOKE = Size([1, 2], [(16,)], 3, 2 * BATCH, 2, slice(0, 2), (3, 1, "+study=synthetic"))
 PRECISIONS = ("32-true", "bf16-mixed")
 
 
@@ -134,14 +143,14 @@ def packed(size: Size, hidden: tuple[int, ...], lanes: int, precision: str) -> t
 
 def peer(size: Size, hidden: tuple[int, ...], precision: str) -> float:
     """Seconds per trial-epoch of a trial of an ordinary Optuna study."""
-    train, val = loaders(BATCH)
-    stamps = Stamps()
+    (train, val), stamps = loaders(BATCH), Stamps()
+    settings = {"hidden": list(hidden)}
 
     def objective(trial: optuna.Trial) -> float:
         dropout = trial.suggest_float("dropout", 0.0, 0.7)
         momentum = trial.suggest_float("bn_momentum", 1e-3, 1.0, log=True)
         fitter = trainer(size.epochs, precision, [stamps], limit_train_batches=size.batches)
-        fitter.fit(PlainModule(hidden, dropout, momentum), train, val)
+        fitter.fit(PlainModule(settings, dropout, momentum), train, val)
         return float(fitter.callback_metrics["val_accuracy"])
 
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
@@ -153,18 +162,27 @@ def table(size: Size, hidden: tuple[int, ...], precision: str) -> None:
     one = peer(size, hidden, precision)
     name = "-".join(map(str, (784, *hidden, 10)))
     print(f"\n{name}, {precision}\n{'Optuna + Lightning':>20} {one:10.5f} s per trial-epoch")
-    best = one
     for lanes in size.lanes:
         try:
             seconds, steps = packed(size, hidden, lanes, precision)
         except torch.OutOfMemoryError:
             print(f"{f'K = {lanes}':>20} out of memory", flush=True)
             break
-        best = min(best, seconds)
         print(f"{f'K = {lanes}':>20} {seconds:10.5f} {one / seconds:8.1f}x {steps}", flush=True)
-    if size is FULL:
-        epochs = GOAL_TRIALS * GOAL_EPOCHS
-        print(f"{GOAL_TRIALS:,} trials of {GOAL_EPOCHS} epochs: {best * epochs:.0f} s", flush=True)
+
+
+def main_job(size: Size) -> None:
+    """A whole study in processes of its own, its lanes chosen by its worker: wall seconds."""
+    trials, epochs, *words = size.job
+    with tempfile.TemporaryDirectory() as folder:
+        study = [f"study.trials={trials}", f"trainer.max_epochs={epochs}", f"study.folder={folder}"]
+        command = [sys.executable, "-m", "sweep", *words, *study, *ALIKE]
+        start = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        seconds = time.perf_counter() - start
+        logs = "".join(path.read_text() for path in Path(folder).rglob("*.log"))
+    chosen = [line for line in logs.splitlines() if "lanes to a pack" in line]
+    print(f"\n{trials:,} trials of {epochs} epochs, in a study: {seconds:.1f} s", *chosen, sep="\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -179,6 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for hidden in size.networks:
         for precision in PRECISIONS:
             table(size, hidden, precision)
+    main_job(size)
 
 
 if __name__ == "__main__":

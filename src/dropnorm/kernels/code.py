@@ -88,14 +88,54 @@ def _slope(z: tensor, NAME: constexpr) -> tensor:
 
 
 @jit
-def _row_offsets(n: tensor, inner: tensor, x_row: tensor, x_inner: tensor) -> tensor:
-    """Where the n-th value of a channel lies, seen from its first."""
-    return (n // inner).to(tl.int64) * x_row + (n % inner).to(tl.int64) * x_inner
+def _channels(
+    channels: tensor, x_lane: tensor, x_channel: tensor, BLOCK_C: constexpr
+) -> tensor:  # fmt: skip
+    """This program's lane and channels, which of them there are, where what is known of each
+    channel is kept, and where its first value lies."""
+    lane = tl.program_id(1).to(tl.int64)
+    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    first = lane * x_lane + c.to(tl.int64) * x_channel
+    return lane, c, c < channels, lane * channels + c, first
+
+
+@jit
+def _values(
+    start: tensor, size: tensor, inner: tensor, inside: tensor, first: tensor,
+    x_row: tensor, x_inner: tensor, BLOCK_N: constexpr,
+) -> tensor:  # fmt: skip
+    """The numbers in their channel of a block of values, where they lie, and which there are."""
+    n = start + tl.arange(0, BLOCK_N)
+    offsets = (n // inner).to(tl.int64) * x_row + (n % inner).to(tl.int64) * x_inner
+    return n, offsets[:, None] + first[None, :], (n < size)[:, None] & inside[None, :]
+
+
+@jit
+def _multiplied(
+    n: tensor, c: tensor, channels: tensor, inner: tensor, key: tensor, rate: tensor
+) -> tensor:
+    """What dropout multiplies a block with: a unit's number is its place in a contiguous lane."""
+    index = ((n // inner) * channels * inner + n % inner)[:, None] + (c * inner)[None, :]
+    return _kept(index, key, rate)
+
+
+@jit
+def _affine(
+    weight: tensor, bias: tensor, own: tensor, inside: tensor,
+    AFFINE: constexpr, BLOCK_C: constexpr,
+) -> tensor:  # fmt: skip
+    """Weight and bias of each channel: 1 and 0 if there are none."""
+    w = tl.full([BLOCK_C], 1.0, tl.float32)
+    b = tl.zeros([BLOCK_C], tl.float32)
+    if AFFINE:
+        w = tl.load(weight + own, inside, 0.0).to(tl.float32)
+        b = tl.load(bias + own, inside, 0.0).to(tl.float32)
+    return w, b
 
 
 @jit
 def _statistics(
-    x: tensor, base: tensor, inside: tensor, size: tensor, inner: tensor,
+    x: tensor, first: tensor, inside: tensor, size: tensor, inner: tensor,
     x_row: tensor, x_inner: tensor,
     BLOCK_N: constexpr, BLOCK_C: constexpr,
 ) -> tensor:  # fmt: skip
@@ -104,10 +144,8 @@ def _statistics(
     squares = tl.zeros([BLOCK_C], tl.float32)
     known = tl.zeros([BLOCK_C], tl.float32)
     for start in range(0, size, BLOCK_N):
-        n = start + tl.arange(0, BLOCK_N)
-        valid = (n < size)[:, None] & inside[None, :]
-        places = x + _row_offsets(n, inner, x_row, x_inner)[:, None] + base[None, :]
-        v = tl.load(places, valid, 0.0).to(tl.float32)
+        _, places, valid = _values(start, size, inner, inside, first, x_row, x_inner, BLOCK_N)
+        v = tl.load(x + places, valid, 0.0).to(tl.float32)
         many = tl.minimum(size - start, BLOCK_N).to(tl.float32)
         here = tl.sum(v, 0) / many
         apart = tl.where(valid, v - here[None, :], 0.0)
@@ -129,34 +167,25 @@ def forward(
     BLOCK_N: constexpr, BLOCK_C: constexpr,
 ) -> None:  # fmt: skip
     """y; of each channel the mean, unbiased variance and 1 / deviation; and each lane's key."""
-    lane = tl.program_id(1).to(tl.int64)
-    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
-    inside = c < channels
-    own = lane * channels + c
-    base = lane * x_lane + c.to(tl.int64) * x_channel
-    average, squares = _statistics(x, base, inside, size, inner, x_row, x_inner, BLOCK_N, BLOCK_C)
+    lane, c, inside, own, first = _channels(channels, x_lane, x_channel, BLOCK_C)
+    average, squares = _statistics(x, first, inside, size, inner, x_row, x_inner, BLOCK_N, BLOCK_C)
     inverse = 1.0 / tl.sqrt_rn(squares / size + eps)
     tl.store(mean + own, average, inside)
     tl.store(var + own, squares / (size - 1), inside)
     tl.store(rstd + own, inverse, inside)
-    if AFFINE:
-        w = tl.load(weight + own, inside, 0.0).to(tl.float32)
-        b = tl.load(bias + own, inside, 0.0).to(tl.float32)
+    w, b = _affine(weight, bias, own, inside, AFFINE, BLOCK_C)
     if DROPS:
         lane_key = _key(tl.load(seed + lane), tl.load(step + lane))
         lane_rate = tl.load(rate + lane)
         tl.store(key + lane, lane_key.to(tl.int64))
     for start in range(0, size, BLOCK_N):
-        n = start + tl.arange(0, BLOCK_N)
-        valid = (n < size)[:, None] & inside[None, :]
-        places = _row_offsets(n, inner, x_row, x_inner)[:, None] + base[None, :]
+        n, places, valid = _values(start, size, inner, inside, first, x_row, x_inner, BLOCK_N)
         z = (tl.load(x + places, valid, 0.0).to(tl.float32) - average[None, :]) * inverse[None, :]
         if AFFINE:
             z = z * w[None, :] + b[None, :]
         a = _activated(z, ACTIVATION)
         if DROPS:
-            index = ((n // inner) * channels * inner + n % inner)[:, None] + (c * inner)[None, :]
-            a = a * _kept(index, lane_key, lane_rate)
+            a = a * _multiplied(n, c, channels, inner, lane_key, lane_rate)
         tl.store(y + places, a.to(y.dtype.element_ty), valid)
 
 
@@ -172,8 +201,7 @@ def _slopes(
     g = tl.load(dy + places, valid, 0.0).to(tl.float32)
     unit = tl.where(valid, (v - average[None, :]) * inverse[None, :], 0.0)
     if DROPS:
-        index = ((n // inner) * channels * inner + n % inner)[:, None] + (c * inner)[None, :]
-        g = g * _kept(index, lane_key, lane_rate)
+        g = g * _multiplied(n, c, channels, inner, lane_key, lane_rate)
     return unit, g * _slope(unit * w[None, :] + b[None, :], ACTIVATION)
 
 
@@ -187,18 +215,10 @@ def backward(
     BLOCK_N: constexpr, BLOCK_C: constexpr,
 ) -> None:  # fmt: skip
     """dx; of each channel the gradients of weight and bias."""
-    lane = tl.program_id(1).to(tl.int64)
-    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
-    inside = c < channels
-    own = lane * channels + c
-    base = lane * x_lane + c.to(tl.int64) * x_channel
+    lane, c, inside, own, first = _channels(channels, x_lane, x_channel, BLOCK_C)
     average = tl.load(mean + own, inside, 0.0)
     inverse = tl.load(rstd + own, inside, 0.0)
-    w = tl.full([BLOCK_C], 1.0, tl.float32)
-    b = tl.zeros([BLOCK_C], tl.float32)
-    if AFFINE:
-        w = tl.load(weight + own, inside, 0.0).to(tl.float32)
-        b = tl.load(bias + own, inside, 0.0).to(tl.float32)
+    w, b = _affine(weight, bias, own, inside, AFFINE, BLOCK_C)
     lane_key = tl.zeros([], tl.uint32)
     lane_rate = tl.zeros([], tl.float32)
     if DROPS:
@@ -207,9 +227,7 @@ def backward(
     db = tl.zeros([BLOCK_C], tl.float32)
     dw = tl.zeros([BLOCK_C], tl.float32)
     for start in range(0, size, BLOCK_N):
-        n = start + tl.arange(0, BLOCK_N)
-        valid = (n < size)[:, None] & inside[None, :]
-        places = _row_offsets(n, inner, x_row, x_inner)[:, None] + base[None, :]
+        n, places, valid = _values(start, size, inner, inside, first, x_row, x_inner, BLOCK_N)
         unit, dz = _slopes(
             places, valid, n, c, x, dy, average, inverse, w, b, lane_key, lane_rate,
             channels, inner, ACTIVATION, DROPS,
@@ -221,9 +239,7 @@ def backward(
         tl.store(dbias + own, db, inside)
     scale = w * inverse
     for start in range(0, size, BLOCK_N):
-        n = start + tl.arange(0, BLOCK_N)
-        valid = (n < size)[:, None] & inside[None, :]
-        places = _row_offsets(n, inner, x_row, x_inner)[:, None] + base[None, :]
+        n, places, valid = _values(start, size, inner, inside, first, x_row, x_inner, BLOCK_N)
         unit, dz = _slopes(
             places, valid, n, c, x, dy, average, inverse, w, b, lane_key, lane_rate,
             channels, inner, ACTIVATION, DROPS,

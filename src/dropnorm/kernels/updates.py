@@ -43,18 +43,31 @@ def update_fused(
 
 
 @jit
+def _weights(per_lane: tensor, BLOCK: constexpr) -> tensor:
+    """This program's lane (grid axis 1), where its block of weights lies, and which there are."""
+    lane = tl.program_id(1).to(tl.int64)
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    return lane, lane * per_lane + i, i < per_lane
+
+
+@jit
+def _decayed(
+    p: tensor, gradient: tensor, decay: tensor, lane: tensor, place: tensor, inside: tensor
+) -> tensor:
+    """Weights, and their gradients with the decay that belongs to them."""
+    w = tl.load(p + place, inside, 0.0)
+    return w, tl.load(gradient + place, inside, 0.0) + w * tl.load(decay + lane)
+
+
+@jit
 def adam(
     p: tensor, gradient: tensor, exp_avg: tensor, exp_avg_sq: tensor,
     decay: tensor, shrink: tensor, first: tensor, second: tensor,
     size: tensor, correction: tensor, per_lane: tensor, BLOCK: constexpr,
 ) -> None:  # fmt: skip
-    """A program is a lane (grid axis 1) and a block of its weights. Numbers: see `lane_numbers`."""
-    lane = tl.program_id(1).to(tl.int64)
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = i < per_lane
-    place = lane * per_lane + i
-    w = tl.load(p + place, inside, 0.0)
-    g = tl.load(gradient + place, inside, 0.0) + w * tl.load(decay + lane)
+    """A step of Adam or AdamW; what has an element for each lane is one of `Numbers`."""
+    lane, place, inside = _weights(per_lane, BLOCK)
+    w, g = _decayed(p, gradient, decay, lane, place, inside)
     m = tl.load(exp_avg + place, inside, 0.0)
     v = tl.load(exp_avg_sq + place, inside, 0.0)
     m += (g - m) * tl.load(first + lane)
@@ -72,14 +85,10 @@ def sgd(
     lr: tensor, decay: tensor, momentum: tensor, nesterov: tensor,
     per_lane: tensor, BLOCK: constexpr,
 ) -> None:  # fmt: skip
-    """A program is a lane (grid axis 1) and a block of its weights. Numbers: see `lane_numbers`."""
-    lane = tl.program_id(1).to(tl.int64)
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = i < per_lane
-    place = lane * per_lane + i
+    """A step of SGD; what has an element for each lane is one of `Numbers`."""
+    lane, place, inside = _weights(per_lane, BLOCK)
+    w, g = _decayed(p, gradient, decay, lane, place, inside)
     share = tl.load(momentum + lane)
-    w = tl.load(p + place, inside, 0.0)
-    g = tl.load(gradient + place, inside, 0.0) + w * tl.load(decay + lane)
     m = tl.load(momenta + place, inside, 0.0) * share + g
     step = tl.where(tl.load(nesterov + lane) > 0.0, g + m * share, m)
     tl.store(momenta + place, m, inside)

@@ -8,16 +8,24 @@ pack.metrics(0)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from types import EllipsisType
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from dropnorm.bank import Bank
+from dropnorm.bank import Bank, score
 from dropnorm.module import Classifier
-from dropnorm.pack.banks import carry_banks, check_momenta, lane_bank, put_bank
+from dropnorm.pack.banks import (
+    carry_banks,
+    check_carried,
+    check_momenta,
+    lane_bank,
+    put_bank,
+    score_together,
+)
 from dropnorm.pack.lane import Lane, check_same
 from dropnorm.pack.losses import lane_losses
 from dropnorm.pack.optimizer import LaneOptimizer
@@ -67,6 +75,7 @@ class Pack(Together[Lane]):
             carry_banks(self.network, self.momenta)
         self._input_dims = 1 + len(trials[0].hparams["input_shape"])
         self._scores: Scores | None = None
+        self._smoothed: tuple[Tensor | None] | None = None
 
     def lane_state(self, lane: int) -> dict[str, Tensor]:
         """A copy of the lane's weights and buffers, named as in the plain network."""
@@ -78,6 +87,22 @@ class Pack(Together[Lane]):
         Errors: ValueError for a pack without momenta.
         """
         return lane_bank(self.network, lane, self.momenta)
+
+    def score(
+        self, lanes: Sequence[int], batches: Iterable[tuple[Tensor, Tensor]]
+    ) -> list[dict[str, list[float]]]:
+        """val_accuracy, val_nll and val_ece of each momentum of these lanes' banks.
+
+        `batches` are iterated anew for each lane on the CPU, where the scores are, bitwise, those
+        of `dropnorm.bank.score`; other devices score all lanes together, equal within rounding.
+        None of a network without batch norm. Mixed precision is the caller's. Errors: ValueError
+        for a pack without momenta, and for no batches.
+        """
+        if self.device.type != "cpu":
+            check_carried(self.momenta)
+            return score_together(self.network, lanes, batches)
+        pairs = [(self.classifier(lane).network, self.bank(lane)) for lane in lanes]
+        return [score(*pair, batches) if pair[1].averages else {} for pair in pairs]
 
     def classifier(self, lane: int, momentum: float | EllipsisType | None = ...) -> Classifier:
         """The lane's trial as a plain `Classifier` on the CPU: a copy.
@@ -114,9 +139,8 @@ class Pack(Together[Lane]):
         Take it between epochs: in the middle of one, its batches would begin again.
         """
         state = self.lanes[lane]
-        moments = state.moments if self._optimizer is None else self._optimizer.moments(lane)
         bank = None if self.momenta is None else self.bank(lane).state_dict()
-        more = {"moments": moments, "bank": bank, "metrics": dict(state.metrics)}
+        more = {"moments": self._moments(lane), "bank": bank, "metrics": dict(state.metrics)}
         return {**self.checkpoint(lane), **more}
 
     def refill(
@@ -137,18 +161,12 @@ class Pack(Together[Lane]):
             put_bank(self.network, lane, snapshot["bank"])
         self.lanes[lane] = Lane.of(trial, snapshot)
         self._loss_sum[lane] = 0
-        if self._optimizer is not None:
-            self._begin_updates(lane)
+        self._smoothed = None
+        self._begin_updates(lane)
 
     def _keep(self, lanes: Sequence[int]) -> None:
         keep_lanes(self.network, lanes)
-
-    def _begin_updates(self, lane: int) -> None:
-        """Tells the optimizer of a lane's trial."""
-        assert self._optimizer is not None
-        state = self.lanes[lane]
-        self._optimizer.restart(lane, state.optimizer, state.moments)
-        state.moments = None
+        self._smoothed = None
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() == self._input_dims:
@@ -158,9 +176,17 @@ class Pack(Together[Lane]):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x, y = batch
-        losses = lane_losses(self(x), y, [lane.label_smoothing for lane in self.lanes])
+        losses = lane_losses(self(x), y, self._smoothing(x.device))
         self._count(losses)
         return losses.sum()  # of means: a lane's gradient is that of the trial alone
+
+    def _smoothing(self, device: torch.device) -> Tensor | None:
+        """The label smoothing of each lane; kept, for a step should not ask every lane."""
+        if self._smoothed is None:
+            shares = [lane.label_smoothing for lane in self.lanes]
+            tensor = torch.tensor(shares, dtype=torch.float64).to(device) if any(shares) else None
+            self._smoothed = (tensor,)
+        return self._smoothed[0]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         x, y = batch
@@ -177,10 +203,7 @@ class Pack(Together[Lane]):
         return {prefix + name: value.tolist() for name, value in values.items()}
 
     def configure_optimizers(self) -> LaneOptimizer:
-        optimizer = self._make_optimizer(self.network.parameters())
-        for lane in range(len(self.lanes)):
-            self._begin_updates(lane)
-        return optimizer
+        return self._make_optimizer(self.network.parameters())
 
 
 def _trial(shapes: Mapping[str, Any], hparams: Mapping[str, Any]) -> Classifier:

@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dropnorm.kernels import usable
 from dropnorm.optimizers import Optimizer
-from dropnorm.pack.updates import STATE, lane_numbers, update_lane, update_together
+from dropnorm.pack.updates import STATE, Numbers, update_lane, update_together
 
 
 class LaneOptimizer(torch.optim.Optimizer):
@@ -35,8 +36,9 @@ class LaneOptimizer(torch.optim.Optimizer):
         if len(kinds) != 1:
             raise ValueError(f"optimizer.name: expected one for all lanes, got {', '.join(kinds)}")
         self.lanes = list(lanes)
-        self.steps = [0] * len(lanes)
+        self.steps = np.zeros(len(lanes), dtype=np.int64)
         self.total_steps = total_steps
+        self._numbers = Numbers(self._parameters()[0].device)
         for parameter in self._parameters():
             state = {name: torch.zeros_like(parameter) for name in STATE[kinds[0]]}
             # A count for each parameter: torch's kernels add 1 to every one they are given.
@@ -53,19 +55,20 @@ class LaneOptimizer(torch.optim.Optimizer):
             self._in_turn(parameters)
         else:
             self.together(parameters)
-        self.steps = [step + 1 for step in self.steps]
+        self.steps += 1
         return loss
 
     def rates(self) -> list[float]:
         """The learning rate that each lane's next step has."""
-        total = self.total_steps()
-        return [s.rate(step, total) for s, step in zip(self.lanes, self.steps, strict=True)]
+        total, steps = self.total_steps(), self.steps.tolist()
+        return [s.rate(step, total) for s, step in zip(self.lanes, steps, strict=True)]
 
     @torch.no_grad()
     def restart(
         self, lane: int, settings: Optimizer, moments: Mapping[str, Any] | None = None
     ) -> None:
         """A new trial in a lane, in place: its settings, step 0, no moments; or `moments` of it."""
+        self._numbers.forget()
         self.lanes[lane] = settings
         self.steps[lane] = 0 if moments is None else moments["step"]
         for number, parameter in enumerate(self._parameters()):
@@ -76,12 +79,13 @@ class LaneOptimizer(torch.optim.Optimizer):
         """A copy, on the CPU, of a lane's step count and of its state for each parameter."""
         states = [self.state[parameter] for parameter in self._parameters()]
         copies = [{name: t[lane].to("cpu", copy=True) for name, t in s.items()} for s in states]
-        return {"step": self.steps[lane], "parameters": copies}
+        return {"step": int(self.steps[lane]), "parameters": copies}
 
     def keep(self, lanes: Sequence[int]) -> None:
         """Drops the state of the other lanes; the parameters have already lost theirs."""
+        self._numbers.forget()
         self.lanes = [self.lanes[lane] for lane in lanes]
-        self.steps = [self.steps[lane] for lane in lanes]
+        self.steps = self.steps[list(lanes)]
         for state in self.state.values():
             state.update({name: tensor[list(lanes)] for name, tensor in state.items()})
 
@@ -99,21 +103,13 @@ class LaneOptimizer(torch.optim.Optimizer):
     @torch.no_grad()
     def together(self, parameters: Sequence[nn.Parameter]) -> None:
         """The same update, equal to rounding, with kernels over all lanes."""
-        numbers = self._numbers(parameters[0].device)
+        numbers = self._numbers.next(self.lanes, self.steps.tolist, self.total_steps)
         update = update_together
         if usable(parameters[0]):
             from dropnorm.kernels.updates import update_fused as update  # needs Triton
         for p in parameters:
-            shape = (-1, *[1] * (p.dim() - 1))
-            mine = {name: values.view(shape) for name, values in numbers.items()}
-            update(p, _gradient(p), self.state[p], mine)
-
-    def _numbers(self, device: torch.device) -> dict[str, Tensor]:
-        """The numbers of the next step, each [K], moved to the device in one piece."""
-        lanes = zip(self.lanes, self.rates(), self.steps, strict=True)
-        rows = [lane_numbers(settings, lr, step + 1) for settings, lr, step in lanes]
-        table = torch.tensor([list(row.values()) for row in rows]).t().contiguous().to(device)
-        return dict(zip(rows[0], table.unbind(), strict=True))
+            update(p, _gradient(p), self.state[p], numbers)
+            self.state[p]["step"].add_(1)  # as torch's kernels do: a lane can go on on a CPU
 
 
 def _by_lane(tensors: Sequence[Tensor]) -> list[list[Tensor]]:

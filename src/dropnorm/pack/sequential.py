@@ -27,11 +27,11 @@ class LaneSequential(LaneLayer):
             self.add_module(name, stack([layer.get_submodule(name) for layer in layers]))
 
     def lanes(self) -> Iterator[Run]:
-        runs = [child.lanes() for child in self._children()]
+        runs = [child.lanes() for child in self.lane_layers()]
         return map(_chain, zip(*runs, strict=False))
 
     def together(self, x: Tensor) -> Tensor:
-        waiting = self._children()
+        waiting = self.lane_layers()
         while waiting:
             x, taken = fused(waiting, x)
             if not taken:
@@ -39,7 +39,8 @@ class LaneSequential(LaneLayer):
             waiting = waiting[taken:]
         return x
 
-    def _children(self) -> list[LaneLayer]:
+    def lane_layers(self) -> list[LaneLayer]:
+        """The layers in it, in order."""
         return [child for child in self.children() if isinstance(child, LaneLayer)]
 
 
@@ -78,6 +79,15 @@ def stack(networks: Sequence[nn.Module]) -> LaneLayer:
             "train this network one trial at a time"
         )
     return _KINDS[kind](networks)
+
+
+def leaves(packed: LaneLayer) -> Iterator[LaneLayer]:
+    """The layers that compute, in the order in which they do."""
+    if isinstance(packed, LaneSequential):
+        for child in packed.lane_layers():
+            yield from leaves(child)
+    else:
+        yield packed
 
 
 def put_lane(packed: LaneLayer, lane: int, plain: nn.Module) -> None:
