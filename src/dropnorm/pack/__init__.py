@@ -5,9 +5,21 @@ kernels of the plain network, so a lane *is* the trial trained alone; elsewhere 
 """
 
 from dropnorm.pack.batches import LaneBatches
+from dropnorm.pack.loaders import LaneLoaders
 from dropnorm.pack.module import Pack
 from dropnorm.pack.optimizer import LaneOptimizer
+from dropnorm.pack.protocol import can_pack
 from dropnorm.pack.sequential import stack
 from dropnorm.pack.signature import signature
+from dropnorm.pack.vmapped import VmappedPack
 
-__all__ = ["LaneBatches", "LaneOptimizer", "Pack", "signature", "stack"]
+__all__ = [
+    "LaneBatches",
+    "LaneLoaders",
+    "LaneOptimizer",
+    "Pack",
+    "VmappedPack",
+    "can_pack",
+    "signature",
+    "stack",
+]

@@ -14,7 +14,8 @@
         def configure_optimizers(self):   # Adam, AdamW or SGD; for a schedule an attribute
             return torch.optim.Adam(...)  # `optimizer_settings`, a `dropnorm.optimizers.Optimizer`
 
-Dropout must be keyed: `dropnorm.Dropout` with a seed, which `retrofit` puts in.
+Dropout must be keyed: `dropnorm.Dropout` with a seed, `retrofit` and `seed_dropout` put it in. The
+module's hooks around training do not run, so it may have none.
 """
 
 from __future__ import annotations
@@ -36,6 +37,15 @@ from dropnorm.pack.vmap_layers import TorchDropout
 
 _SAID_AT_MOST = 200  # characters of a library's message
 _LOGS = ("log", "log_dict")
+_HOOKS = (
+    "setup", "configure_model", "on_fit_start", "on_train_start", "on_train_epoch_start",
+    "on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer",
+    "on_train_batch_start", "on_before_zero_grad", "optimizer_zero_grad", "backward",
+    "on_before_backward", "on_after_backward", "on_before_optimizer_step", "optimizer_step",
+    "configure_gradient_clipping", "lr_scheduler_step", "on_train_batch_end",
+    "on_train_epoch_end", "on_train_end",
+)  # fmt: skip
+_HARMLESS = ("pytorch_lightning", "lightning", "dropnorm")  # packages of which hooks are known
 
 
 def can_pack(module: nn.Module, batch: Any = None) -> str | None:
@@ -64,6 +74,13 @@ class Unpackable(TypeError):
 def has_method(module: nn.Module, name: str) -> bool:
     """Whether the class defines it: a loss function kept as an attribute is no method."""
     return callable(getattr(type(module), name, None))
+
+
+def own_hooks(thing: object, hooks: Sequence[str] = _HOOKS) -> list[str]:
+    """The hooks that the class of a module, or of its data, defines itself."""
+    found = {name: getattr(type(thing), name, None) for name in hooks}
+    homes = {n: f.__module__.partition(".")[0] for n, f in found.items() if callable(f)}
+    return [name for name, home in homes.items() if home not in _HARMLESS]
 
 
 def optimizer_of(module: Any) -> tuple[Optimizer, list[str]]:
@@ -119,6 +136,10 @@ def _check_outside(module: nn.Module) -> None:
             f"{type(module).__name__} has no method loss(batch); "
             "move there what its training_step computes, without the logging"
         )
+    if getattr(module, "automatic_optimization", True) is False:
+        raise Unpackable("it optimizes by hand (automatic_optimization is False)")
+    if hooks := own_hooks(module):
+        raise Unpackable(f"it has {hooks[0]}, which a pack would not run")
     for name, layer in module.named_modules():
         if isinstance(layer, TorchDropout) and layer.p > 0:
             raise Unpackable(
@@ -135,6 +156,7 @@ def _check_inside(module: Any, batch: Any) -> None:
     if logged := [read.name for read in names_read(module, batch) if read.name in _LOGS]:
         raise Unpackable(f"loss(batch) calls {logged[0]}; leave that to training_step")
     pack = Stacked([copy.deepcopy(module), copy.deepcopy(module)])
+    stepping = copy.deepcopy(module)
     alone = module.loss(batch)
     if not isinstance(alone, Tensor) or alone.dim() or not alone.requires_grad:
         raise Unpackable(f"loss(batch): expected one number with a gradient, got {_said(alone)}")
@@ -144,10 +166,31 @@ def _check_inside(module: Any, batch: Any) -> None:
     mine = pack.lane_state(1)
     for name, buffer in module.state_dict().items():
         _check_equal(name, mine[name], buffer)
+    if has_method(module, "training_step"):
+        _check_step(stepping, batch, alone)
     if has_method(module, "metrics"):
         for name, values in pack.eval()("metrics", batch, shared=True).items():
             if values.dim() != 1:
                 raise Unpackable(f"metrics(batch): expected a number for {name}, got a tensor")
+
+
+def _check_step(module: Any, batch: Any, loss: Tensor) -> None:
+    """Whether training_step has no other objective than the loss, which is all a pack trains."""
+    trained = module.training_step(batch, 0)
+    trained = trained.get("loss") if isinstance(trained, dict) else trained
+    if not isinstance(trained, Tensor) or not torch.allclose(trained, loss, rtol=1e-3, atol=1e-5):
+        got = f"{trained.item():g}" if isinstance(trained, Tensor) else _said(trained)
+        raise Unpackable(f"training_step(batch, 0) gives {got} where loss(batch) is {loss:g}")
+
+
+def metric_names(module: Any, batch: Any) -> list[str]:
+    """What a pack would log of these modules."""
+    names = ["loss"]
+    if has_method(module, "metrics"):
+        copied = copy.deepcopy(module).eval()
+        with torch.no_grad():
+            names = list(copied.metrics(batch))
+    return [*(f"val_{name}" for name in names), "train_loss"]
 
 
 def _said(value: Any) -> str:

@@ -65,16 +65,34 @@ def differing(
 
     Looks at numbers, words, tensors that are no buffers, and lists and dicts of plain values.
     """
-    first = dict(modules[0].named_modules())
-    own = [path for path, part in first.items() if isinstance(part, Dropout) or is_norm(part)]
+    own = _kept_for_each_lane(modules[0])
     for read in reads:
         if read.path in own:
-            continue  # a pack keeps these for each lane
+            continue
         values = [vars(module.get_submodule(read.path)).get(read.name) for module in modules]
         for value in values[1:]:
             if _differ(values[0], value):
                 return read, (values[0], value)
     return None
+
+
+def values_read(module: nn.Module, reads: Sequence[Read]) -> tuple[tuple[str, str], ...]:
+    """What `differing` would look at in this module, spelled: equal for modules that may be packed.
+
+    Layers of which a pack keeps the values for each lane are left out.
+    """
+    own = _kept_for_each_lane(module)
+    found = []
+    for read in reads:
+        value = vars(module.get_submodule(read.path)).get(read.name)
+        if read.path not in own and (isinstance(value, Tensor) or _is_plain(value)):
+            spelled = value.tolist() if isinstance(value, Tensor) else value
+            found.append((str(read), repr(spelled)))
+    return tuple(found)
+
+
+def _kept_for_each_lane(module: nn.Module) -> list[str]:
+    return [n for n, part in module.named_modules() if isinstance(part, Dropout) or is_norm(part)]
 
 
 def _differ(a: Any, b: Any) -> bool:

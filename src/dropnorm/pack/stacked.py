@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from dropnorm.blocks import Dropout
-from dropnorm.pack.vmap_layers import LaneNoise, VmapBatchNorm, is_norm, momentum_of
+from dropnorm.pack.vmap_layers import LaneNoise, Momenta, VmapBatchNorm, is_norm, settings_of
 
 
 class Stacked(nn.Module):
@@ -19,12 +19,14 @@ class Stacked(nn.Module):
 
     `network` is a copy of the first module with dropout and batch norm replaced; it does not run by
     itself. The modules stay as they are, but for their dropout layers, which go on counting here.
+    With `momenta` every batch norm carries a bank for each lane.
     """
 
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
+    def __init__(self, modules: Sequence[nn.Module], momenta: Momenta = ()) -> None:
         super().__init__()
-        self.network = _with_lane_layers(modules)
-        states = [_lane_tensors(module) for module in modules]
+        self.momenta = momenta
+        self.network = _with_lane_layers(modules, momenta)
+        states = [_lane_tensors(module, momenta) for module in modules]
         stacked: dict[int, Tensor] = {}  # a tensor that has two names stays one tensor
         for name, tensor in _tensors(self.network).items():
             if id(tensor) not in stacked:
@@ -40,17 +42,39 @@ class Stacked(nn.Module):
 
         Every tensor in `batch` has a lane axis too, unless the batch is `shared` by all lanes.
         """
-        tensors = {f"network.{name}": tensor for name, tensor in _tensors(self.network).items()}
+        return self._run(_tensors(self.network), method, batch, None if shared else 0)
+
+    def shared(
+        self, lanes: Sequence[int], column: int | None, method: str, batch: Any
+    ) -> dict[str, Tensor]:
+        """What `method(batch)` returns for these lanes of one batch, in eval mode.
+
+        Running averages are those of a column of the banks, or with None the lanes' own.
+        """
+        tensors = {name: tensor[list(lanes)] for name, tensor in _tensors(self.network).items()}
+        for name in self._banks() if column is not None else ():
+            mean, var = tensors[f"{name}.bank"][:, :, column].unbind(1)
+            tensors |= {f"{name}.running_mean": mean, f"{name}.running_var": var}
+        found: dict[str, Tensor] = self._run(tensors, method, batch, None)
+        return found
+
+    def _run(self, tensors: dict[str, Tensor], method: str, batch: Any, dim: int | None) -> Any:
+        named = {f"network.{name}": tensor for name, tensor in tensors.items()}
 
         def lane(tensors: dict[str, Tensor], batch: Any) -> Any:
             return functional_call(self._one[0], tensors, (method, batch), tie_weights=False)
 
-        return vmap(lane, in_dims=(0, None if shared else 0))(tensors, batch)
+        return vmap(lane, in_dims=(0, dim))(named, batch)
 
     @torch.no_grad()
-    def put(self, lane: int, module: nn.Module) -> None:
-        """Copies a module into a lane, in place; its dropout layers are those that draw there."""
-        state = _lane_tensors(module)
+    def put(
+        self, lane: int, module: nn.Module, tensors: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Copies a module into a lane, in place; its dropout layers are those that draw there.
+
+        Its tensors are then `tensors`, if given: what `lane_tensors` had of it before.
+        """
+        state = _lane_tensors(module, self.momenta) if tensors is None else tensors
         for name, packed in _tensors(self.network).items():
             packed[lane].copy_(state[name])
         for name, layer in self._noise().items():
@@ -69,6 +93,20 @@ class Stacked(nn.Module):
         """A copy of one lane's state, as the plain module's `state_dict` has it."""
         return {name: t[lane].clone() for name, t in self.network.state_dict().items()}
 
+    def lane_tensors(self, lane: int) -> dict[str, Tensor]:
+        """A copy, on the CPU, of all that a lane holds: momenta and banks besides its state."""
+        return {name: t[lane].to("cpu", copy=True) for name, t in _tensors(self.network).items()}
+
+    def lane_banks(self, lane: int) -> dict[str, tuple[Tensor, int]]:
+        """A lane's bank and count of batches for each batch norm, on the CPU."""
+        return {
+            name: (norm.bank[lane].to("cpu", copy=True), int(norm.num_batches_tracked[lane]))
+            for name, norm in self._banks().items()
+        }
+
+    def _banks(self) -> dict[str, VmapBatchNorm]:
+        return {n: m for n, m in self.network.named_modules() if isinstance(m, VmapBatchNorm)}
+
     def _noise(self) -> dict[str, LaneNoise]:
         return {n: m for n, m in self.network.named_modules() if isinstance(m, LaneNoise)}
 
@@ -84,25 +122,27 @@ class _One(nn.Module):
         return getattr(self.network, method)(batch)
 
 
-def _with_lane_layers(modules: Sequence[nn.Module]) -> nn.Module:
+def _with_lane_layers(modules: Sequence[nn.Module], momenta: Momenta) -> nn.Module:
     network = copy.deepcopy(modules[0])
-    for name, layer in list(network.named_modules()):
-        if isinstance(layer, Dropout):
+    new: dict[int, nn.Module] = {}  # a layer that has two names stays one layer
+    for name, layer in list(network.named_modules(remove_duplicate=False)):
+        if id(layer) not in new and isinstance(layer, Dropout):
             noise = LaneNoise([_dropout(module, name) for module in modules])
-            _replace(network, name, noise.train(layer.training))
-        elif is_norm(layer):
-            assert isinstance(layer, nn.modules.batchnorm._BatchNorm)
-            _replace(network, name, VmapBatchNorm(layer))
+            new[id(layer)] = noise.train(layer.training)
+        elif id(layer) not in new and is_norm(layer):
+            new[id(layer)] = VmapBatchNorm(layer, momenta)
+        if id(layer) in new:
+            _replace(network, name, new[id(layer)])
     return network
 
 
-def _lane_tensors(module: nn.Module) -> dict[str, Tensor]:
+def _lane_tensors(module: nn.Module, momenta: Momenta) -> dict[str, Tensor]:
     """All that a lane holds of a plain module; the momentum of its norms is a tensor here."""
     tensors = {name: tensor.detach() for name, tensor in _tensors(module).items()}
     for name, layer in module.named_modules():
         if is_norm(layer):
-            assert isinstance(layer, nn.modules.batchnorm._BatchNorm)
-            tensors[f"{name}.momentum"] = momentum_of(layer)
+            settings = settings_of(layer, momenta)
+            tensors |= {f"{name}.{setting}": value for setting, value in settings.items()}
     return tensors
 
 

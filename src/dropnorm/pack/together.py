@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -15,10 +15,14 @@ from dropnorm.pack.optimizer import LaneOptimizer, clip_lanes
 
 
 class Progress(Protocol):
-    """What is known of the trial in a lane; `metrics` are those of its last validation."""
+    """What is known of the trial in a lane; `metrics` are those of its last validation.
+
+    `moments` are what its optimizer is to begin with, if the trial was begun elsewhere.
+    """
 
     batches: int
     metrics: dict[str, float]
+    moments: dict[str, Any] | None
 
     @property
     def seed(self) -> int: ...
@@ -39,11 +43,19 @@ class Together(pl.LightningModule, Generic[L]):
 
     def __init__(self, lanes: Sequence[L], epochs: int | None) -> None:
         super().__init__()
-        self.lanes = list(lanes)
+        self._lanes, self._uncounted = list(lanes), 0  # batches since the lanes were looked at
         self.epochs = epochs
         self._optimizer: LaneOptimizer | None = None
         self._loss_sum = torch.zeros(len(self.lanes))
-        self._batches = 0
+        self._rows = 0  # that `_loss_sum` is of
+
+    @property
+    def lanes(self) -> list[L]:
+        """The trials, with all their batches counted: a step does not go through the lanes."""
+        for lane in self._lanes if self._uncounted else ():
+            lane.batches += self._uncounted
+        self._uncounted = 0
+        return self._lanes
 
     def _computed(self, prefix: str) -> dict[str, list[float]]:
         """Metrics of the lanes over the batches since the last time, which begin anew."""
@@ -74,7 +86,7 @@ class Together(pl.LightningModule, Generic[L]):
         if not keep:
             raise ValueError("pack: expected at least one lane to keep, got none; stop the Trainer")
         self._keep(keep)
-        self.lanes = [self.lanes[lane] for lane in keep]
+        self._lanes = [self.lanes[lane] for lane in keep]
         self._loss_sum = self._loss_sum[keep]
         if self._optimizer is not None:
             self._optimizer.keep(keep)
@@ -82,18 +94,17 @@ class Together(pl.LightningModule, Generic[L]):
     def _epoch(self, lane: L) -> int:
         return int(lane.batches // self.trainer.num_training_batches) if lane.batches else 0
 
-    def _count(self, losses: Tensor) -> None:
-        """Takes in a training batch: its loss in each lane, [K]."""
-        self._loss_sum = self._loss_sum.to(losses.device) + losses.detach()
-        self._batches += 1
-        for lane in self.lanes:
-            lane.batches += 1
+    def _count(self, losses: Tensor, rows: int = 1) -> None:
+        """Takes in a training batch: its loss in each lane, [K], of so many rows."""
+        self._loss_sum = self._loss_sum.to(losses.device) + rows * losses.detach()
+        self._rows += rows
+        self._uncounted += 1
 
     def on_validation_epoch_end(self) -> None:
         metrics = self._computed("val_")
-        if self._batches:
-            metrics["train_loss"] = (self._loss_sum / self._batches).tolist()
-            self._loss_sum, self._batches = torch.zeros_like(self._loss_sum), 0
+        if self._rows:
+            metrics["train_loss"] = (self._loss_sum / self._rows).tolist()
+            self._loss_sum, self._rows = torch.zeros_like(self._loss_sum), 0
         self._hand_out(metrics)
 
     def on_test_epoch_end(self) -> None:
@@ -110,7 +121,20 @@ class Together(pl.LightningModule, Generic[L]):
             raise ValueError(f"precision: a pack expects bf16-mixed or 32-true, got {precision}")
         lanes = [lane.optimizer for lane in self.lanes]
         self._optimizer = LaneOptimizer(parameters, lanes, self._total_steps)
+        for lane in range(len(self.lanes)):
+            self._begin_updates(lane)
         return self._optimizer
+
+    def _begin_updates(self, lane: int) -> None:
+        """Tells the optimizer, once there is one, of a lane's trial."""
+        if self._optimizer is not None:
+            state = self.lanes[lane]
+            self._optimizer.restart(lane, state.optimizer, state.moments)
+            state.moments = None
+
+    def _moments(self, lane: int) -> dict[str, Any] | None:
+        """What the optimizer knows of a lane's trial, for it to go on elsewhere."""
+        return self._optimizer.moments(lane) if self._optimizer else self.lanes[lane].moments
 
     def configure_gradient_clipping(
         self,

@@ -7,16 +7,19 @@ generator for all lanes, and their momentum is a single float.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dropnorm.blocks import BatchNorm, Dropout
+from dropnorm.bank import begun, weights
+from dropnorm.blocks import Dropout
+from dropnorm.evaluation import Norm, averages_of
 from dropnorm.random import keep_mask_on_device
 
 TorchDropout = nn.modules.dropout._DropoutNd
+Momenta: TypeAlias = tuple[float | None, ...]
 
 
 class LaneNoise(nn.Module):
@@ -86,6 +89,7 @@ class VmapBatchNorm(nn.Module):
     """A batch norm, torch's or ours, whose momentum is a buffer and can be stacked like its state.
 
     A momentum of 0 stands for the cumulative average. State names are those of the plain layer.
+    With `momenta` it also carries a bank [2, M, C], as `dropnorm.bank.Bank` has it.
     """
 
     weight: nn.Parameter | None
@@ -94,15 +98,19 @@ class VmapBatchNorm(nn.Module):
     running_var: Tensor
     num_batches_tracked: Tensor
     momentum: Tensor
+    bank: Tensor
+    bank_momentum: Tensor
 
-    def __init__(self, plain: nn.modules.batchnorm._BatchNorm) -> None:
+    def __init__(self, plain: Norm, momenta: Momenta = ()) -> None:
         super().__init__()
         self.eps = plain.eps
         self.register_parameter("weight", plain.weight)
         self.register_parameter("bias", plain.bias)
         for name in ("running_mean", "running_var", "num_batches_tracked"):
             self.register_buffer(name, getattr(plain, name))
-        self.register_buffer("momentum", momentum_of(plain), persistent=False)
+        self.momenta = momenta
+        for name, value in settings_of(plain, momenta).items():
+            self.register_buffer(name, value, persistent=False)
         self.training = plain.training
 
     def forward(self, x: Tensor) -> Tensor:
@@ -118,16 +126,23 @@ class VmapBatchNorm(nn.Module):
             share = torch.where(self.momentum > 0, self.momentum, cumulative)
             for average, value in zip(averages, batch, strict=True):
                 average.add_((value - average) * share)  # vmap has no lerp_
+            if self.momenta:
+                fixed = self.bank_momentum
+                shares = torch.where(fixed > 0, fixed, cumulative).unsqueeze(1)
+                self.bank.add_((torch.stack(batch).unsqueeze(1) - self.bank) * shares)
         return y
 
 
-def momentum_of(plain: nn.modules.batchnorm._BatchNorm) -> Tensor:
-    """0-d; 0 for the cumulative average."""
+def settings_of(plain: Norm, momenta: Momenta) -> dict[str, Tensor]:
+    """What `VmapBatchNorm` keeps of a plain layer besides its state, as it begins."""
     momentum: float | Tensor | None = plain.momentum
-    return torch.tensor(0.0 if momentum is None else float(momentum))
+    own = {"momentum": torch.tensor(0.0 if momentum is None else float(momentum))}
+    if not momenta:
+        return own
+    bank = begun(*averages_of(plain), len(momenta))
+    return {**own, "bank": bank, "bank_momentum": weights(momenta).to(bank)}
 
 
-def is_norm(layer: nn.Module) -> bool:
+def is_norm(layer: nn.Module) -> TypeGuard[Norm]:
     """Whether `VmapBatchNorm` takes its place: a batch norm that keeps running averages."""
-    kinds = BatchNorm | nn.modules.batchnorm._BatchNorm
-    return isinstance(layer, kinds) and layer.running_mean is not None
+    return isinstance(layer, Norm) and layer.running_mean is not None
