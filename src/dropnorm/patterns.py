@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from typing import TypeAlias, TypeVar
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 Pattern: TypeAlias = str | type[nn.Module]
 Patterns: TypeAlias = Pattern | Sequence[Pattern]
@@ -69,8 +70,8 @@ def listed(layers: Layers) -> str:
 
 
 def kind(layer: nn.Module) -> type[nn.Module]:
-    """The class that a layer goes by: that of the layer it stands in for, if it does."""
-    return getattr(layer, "origin", None) or type(layer)
+    """The class that a layer goes by: what it stands in for, or was before parametrizations."""
+    return getattr(layer, "origin", None) or parametrize.type_before_parametrizations(layer)
 
 
 def _is_match(pattern: Pattern, name: str, layer: nn.Module) -> bool:

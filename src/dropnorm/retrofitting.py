@@ -19,15 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from dropnorm.blocks import BatchNorm, Dropout
-from dropnorm.patterns import Layers, Patterns, kind, listed, matching, named_layers, values
+from dropnorm.changeable import check_changeable, check_something_to_do, reason_to_leave
+from dropnorm.patterns import Layers, Patterns, kind, matching, named_layers, values
 from dropnorm.standins import StandInDropout, StandInNorm, TorchDropout, TorchNorm, short
 
 INSERTED = "inserted_dropout"  # the child of a layer that holds the dropout put after it
-_KNOWN = (
-    nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d,
-    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm,
-)  # fmt: skip
-_RELATED = nn.modules.dropout._DropoutNd | nn.modules.batchnorm._BatchNorm
 
 
 @dataclass(frozen=True)
@@ -71,13 +67,14 @@ def retrofit(
     layer, and for values out of range.
     """
     layers = named_layers(module)
+    check_changeable(module, layers)
     chosen = layers if where is None else matching("where", where, layers)
-    left = {name: reason for name, layer in chosen if (reason := _reason_to_leave(layer))}
+    left = {name: reason for name, layer in chosen if (reason := reason_to_leave(name, layer))}
     free = [(name, layer) for name, layer in chosen if name not in left]
     drops = [(n, m) for n, m in free if isinstance(m, Dropout | TorchDropout)]
     norms = [(n, m) for n, m in free if isinstance(m, BatchNorm | TorchNorm)]
     targets = [] if insert is None else _targets(matching("insert", insert, layers))
-    _check_something_to_do([*drops, *norms, *targets], chosen, left)
+    check_something_to_do([*drops, *norms, *targets], chosen, left)
     if targets and dropout is None:
         raise ValueError("insert: needs a rate, got dropout=None; type dropout=0.1")
     rates = values("dropout", dropout, [*drops, *targets], _checked_rate)
@@ -117,38 +114,7 @@ def unretrofit(module: nn.Module) -> Changes:
     return Changes(made, {})
 
 
-# What can be changed
-
-
-def _check_something_to_do(found: Layers, chosen: Layers, left: Mapping[str, str]) -> None:
-    if not found:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in left.items())
-        raise ValueError(
-            "retrofit: expected nn.Dropout or nn.BatchNorm layers, or an insert pattern; found "
-            + (reasons or listed(chosen))
-        )
-
-
-def _reason_to_leave(layer: nn.Module) -> str | None:
-    """Why a layer that has to do with dropout or batch norm stays as it is, if there is a reason.
-
-    Dropout in functional calls has no layer, and no reason can be given.
-    """
-    if isinstance(layer, nn.RNNBase | nn.MultiheadAttention) and layer.dropout:
-        return f"{type(layer).__name__} has dropout={layer.dropout:g} inside, not as a layer"
-    if isinstance(layer, Dropout | BatchNorm) or not isinstance(layer, _RELATED):
-        return None
-    if isinstance(layer, nn.AlphaDropout | nn.FeatureAlphaDropout):
-        return f"{type(layer).__name__} keeps SELU's mean and variance, as dropout would not"
-    if type(layer) not in _KNOWN:
-        return f"{type(layer).__name__} is a class of its own, not torch's"
-    if layer._forward_hooks or layer._forward_pre_hooks:
-        return f"{type(layer).__name__} has hooks of its own"
-    if isinstance(layer, TorchDropout):
-        return "Dropout with p=1, which drops everything" if layer.p == 1 else None
-    if layer.running_mean is None:
-        return f"{type(layer).__name__} has no running statistics"
-    return f"{type(layer).__name__} has momentum 0: frozen" if layer.momentum == 0 else None
+# Changing it
 
 
 def _targets(layers: Layers) -> Layers:
@@ -158,6 +124,8 @@ def _targets(layers: Layers) -> Layers:
         while isinstance(layer, nn.Sequential) and len(layer):
             last = list(layer._modules)[-1]
             name, layer = f"{name}.{last}", layer[-1]
+        if isinstance(layer, torch.jit.ScriptModule):
+            raise ValueError(f"insert: {name} is TorchScript; retrofit before torch.jit.script")
         if isinstance(layer, nn.ModuleList | nn.ModuleDict):
             raise ValueError(f"insert: {name} is a {type(layer).__name__}, which has no output")
         if not isinstance(layer, StandInDropout) or layer.origin is not None:
@@ -172,9 +140,6 @@ def _checked_rate(rate: float) -> float:
 def _checked_momentum(momentum: float | None) -> float | None:
     BatchNorm(1, momentum)
     return momentum
-
-
-# Changing it
 
 
 def _replace(module: nn.Module, layers: Layers, settings: Mapping[int, Any]) -> dict[str, str]:

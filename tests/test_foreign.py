@@ -1,0 +1,160 @@
+"""Modules of published libraries: chemprop (lightning.pytorch), neuralforecast (pytorch_lightning).
+
+They come with `pip install -c constraints.txt -e '.[foreign]'`, 360 MB, and are skipped without. A
+third, Lightning's own demonstrations, is in test_retrofit.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as unified
+import numpy as np
+import pytest
+import pytorch_lightning
+import torch
+from torch import nn
+
+from dropnorm import MomentumBank, retrofit
+from dropnorm.blocks import BatchNorm, Dropout, seed_dropout
+from dropnorm.retrofitting import unretrofit
+from sweep import load_study
+from sweep.__main__ import main
+from tests.plain_modules import trainer
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of their making
+
+MOMENTA = (0.01, 0.1, 0.5, None)
+ALCOHOLS = ["C" * n + end for n in range(1, 9) for end in ("O", "N", "Cl", "F", "C(=O)O")]
+
+
+def molecules(batch: int, shuffle: bool) -> Any:
+    """A loader of small molecules, whose target is their length and whether they end in oxygen."""
+    from chemprop import data
+
+    targets = [[len(smiles) / 10 + 0.5 * smiles.endswith("O")] for smiles in ALCOHOLS]
+    points = [
+        data.MoleculeDatapoint.from_smi(smiles, np.array(target))
+        for smiles, target in zip(ALCOHOLS, targets, strict=True)
+    ]
+    dataset = data.MoleculeDataset(points)
+    return data.build_dataloader(
+        dataset, batch_size=batch, seed=0 if shuffle else None, shuffle=shuffle
+    )
+
+
+class Molecules(unified.LightningDataModule):
+    def train_dataloader(self) -> Any:
+        return molecules(8, shuffle=True)
+
+    def val_dataloader(self) -> Any:
+        return molecules(20, shuffle=False)
+
+
+def message_passing() -> tuple[Any, dict[str, Any]]:
+    from chemprop import models, nn
+
+    passing = nn.BondMessagePassing(d_h=16, dropout=0.2)
+    head = nn.RegressionFFN(input_dim=16, hidden_dim=16, dropout=0.3)
+    module = models.MPNN(passing, nn.MeanAggregation(), head, batch_norm=True)
+    return module, {"datamodule": Molecules()}
+
+
+def mixer() -> tuple[Any, dict[str, Any]]:
+    """Three waves of 60 steps; a step of training sees windows of them."""
+    import pandas as pd
+    from neuralforecast.models import TSMixer
+    from neuralforecast.tsdataset import TimeSeriesDataModule, TimeSeriesDataset
+
+    steps = np.arange(60)
+    frames = [
+        pd.DataFrame({"unique_id": k, "ds": steps, "y": np.sin(steps / (k + 1)) + k})
+        for k in range(3)
+    ]
+    dataset = TimeSeriesDataset.from_df(pd.concat(frames))[0]
+    module = TSMixer(h=4, input_size=8, n_series=3, ff_dim=8, dropout=0.3, max_steps=20)
+    module.val_size, module.test_size = 12, 0
+    return module, {"datamodule": TimeSeriesDataModule(dataset, batch_size=32)}
+
+
+KINDS = [
+    pytest.param(message_passing, unified, "chemprop", 1e-4, id="chemprop"),
+    pytest.param(mixer, pytorch_lightning, "neuralforecast", 1e-4, id="neuralforecast"),
+]
+BUILD = Callable[[], tuple[Any, dict[str, Any]]]
+
+
+def fitted(
+    build: BUILD, package: Any, folder: Path, momentum: float | None, *callbacks: Any
+) -> tuple[Any, dict[str, float]]:
+    torch.manual_seed(0)
+    np.random.seed(0)
+    module, data = build()
+    changes = retrofit(module, dropout=0.1, bn_momentum={"*": momentum})
+    assert any("BatchNorm" in text for text in changes.made.values())
+    assert any("-> Dropout(0.1)" in text for text in changes.made.values())
+    seed_dropout(module, 1)
+    torch.manual_seed(0)
+    fit = trainer(package, folder, *callbacks, max_epochs=6)
+    fit.fit(module, **data)
+    return module, {name: value.item() for name, value in fit.callback_metrics.items()}
+
+
+@pytest.mark.parametrize(("build", "package", "library", "rel"), KINDS)
+def test_curve_of_the_bank_is_that_of_as_many_trainings(
+    tmp_path: Path, build: BUILD, package: Any, library: str, rel: float
+) -> None:
+    pytest.importorskip(library)
+    bank = MomentumBank(MOMENTA)
+    module, _ = fitted(build, package, tmp_path, 0.1, bank)
+    metric = "val_loss" if "val_loss" in bank.curve else "ptl/val_loss"
+    curve = bank.curve[metric]
+    for momentum in MOMENTA:
+        _, logged = fitted(build, package, tmp_path, momentum)
+        assert curve[momentum] == pytest.approx(logged[metric], rel=rel), momentum
+    print(library, metric, curve)
+    assert max(curve.values()) > 1.005 * min(curve.values())  # or it would say nothing
+    assert any(isinstance(m, BatchNorm) for m in module.modules())
+    unretrofit(module)
+    assert not any(isinstance(m, Dropout | BatchNorm) for m in module.modules())
+    assert any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
+
+
+STUDY = """\
+# @package _global_
+defaults:
+  - override /model: own
+  - override /data: own
+study: {name: molecules, trials: 2, metric: val_loss, direction: minimize}
+model:
+  _target_: chemprop.models.MPNN
+  batch_norm: true
+  message_passing: {_target_: chemprop.nn.BondMessagePassing, d_h: 16, dropout: 0.2}
+  agg: {_target_: chemprop.nn.MeanAggregation}
+  predictor: {_target_: chemprop.nn.RegressionFFN, input_dim: 16, hidden_dim: 16}
+data: {_target_: tests.test_foreign.Molecules}
+search:
+  retrofit.dropout: interval(0, 0.5)
+  retrofit.bn_momentum: tag(log, interval(0.001, 1))
+"""
+
+
+def test_a_study_of_a_published_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("chemprop")
+    (tmp_path / "conf" / "study").mkdir(parents=True)
+    (tmp_path / "conf" / "study" / "molecules.yaml").write_text(STUDY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[1]), *sys.path])
+    words = ["executor=inline", "confirm.seeds=0", "pruner=none", "trainer.max_epochs=4"]
+    assert main(["+study=molecules", "--config-dir", "conf", *words]) == 0
+    study = load_study("sweeps/molecules")
+    assert [t.status for t in study.trials] == ["complete"] * 2
+    assert all(t.momentum is not None and len(t.momentum.values) == 14 for t in study.trials)
+    for trial in study.trials:
+        print(trial.params, trial.value)
+    mpnn = importlib.import_module("chemprop.models").MPNN
+    mpnn.load_from_checkpoint("sweeps/molecules/checkpoints/best.ckpt")
