@@ -20,7 +20,16 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from dropnorm.data import MNIST, DataError, ImageData, Synthetic, TrainBatches, epoch_order
+from dropnorm.data import (
+    MNIST,
+    DataError,
+    EvalBatches,
+    ImageData,
+    Share,
+    Synthetic,
+    TrainBatches,
+    epoch_order,
+)
 from dropnorm.data.download import REMOTES, Remote, fetch
 from dropnorm.data.idx import DIMENSIONS, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, read_folder
 from dropnorm.data.mnist import PACKAGED
@@ -377,11 +386,35 @@ def test_resumed_training_is_the_uninterrupted_one(tmp_path: Path, step: int) ->
     assert torch.equal(resumed.linear.weight, whole.linear.weight)
 
 
-def test_trainer_on_several_devices_is_refused(tmp_path: Path) -> None:
-    data = Synthetic()
+def test_processes_share_the_steps_that_one_of_their_batch_would_take() -> None:
+    """Step by step the two halves are the batch of twice the size, and nothing is seen twice."""
+    part, rows = Synthetic().part("train"), torch.arange(1000)
+    make = partial(TrainBatches, part, rows, seed=1, epoch=lambda: 3)
+    whole = make(batch_size=200)
+    halves = [make(batch_size=100, share=Share(rank, 2)) for rank in range(2)]
+    assert [len(half) for half in halves] == [len(whole)] * 2 == [5, 5]
+    for (x, y), *parts in zip(whole, *halves, strict=True):
+        assert torch.equal(torch.cat([x for x, _ in parts]), x)
+        assert torch.equal(torch.cat([y for _, y in parts]), y)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 5])
+def test_processes_validate_each_image_once(world_size: int) -> None:
+    part = Synthetic(val_size=103).part("val")
+    shares = [EvalBatches(part, 20, Share(rank, world_size)) for rank in range(world_size)]
+    seen = [[y for _, y in batches] for batches in shares]
+    assert [len(batches) for batches in shares] == [len(batches) for batches in seen]
+    assert torch.equal(torch.cat([y for labels in seen for y in labels]), part.labels)
+    sizes = [len(torch.cat(batches)) for batches in seen]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_batch_of_all_processes_must_fit(tmp_path: Path) -> None:
+    data = Synthetic(train_size=100, batch_size=60)
+    data.setup("fit")
     data.trainer = trainer(tmp_path, devices=2, strategy="ddp")
-    with pytest.raises(DataError, match="got 2 devices; set devices=1"):
-        data.train_dataloader()
+    with pytest.raises(DataError, match=r"from 1 to 50, .* images / 2 processes, got 60"):
+        data.setup("fit")
 
 
 @pytest.mark.gpu

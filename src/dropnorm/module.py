@@ -95,15 +95,17 @@ class Classifier(pl.LightningModule):
             return mc_dropout(self.network, x, self.mc_samples)
         return {"probabilities": self.network(x).softmax(-1)}
 
+    def on_train_epoch_start(self) -> None:
+        self._loss_sum, self._batches = torch.zeros_like(self._loss_sum), 0
+
     def on_validation_epoch_end(self) -> None:
         metrics = _compute(self.val_metrics)
-        if self._batches:
+        if self._batches and self.trainer.state.fn == "fit":
             metrics["train_loss"] = self._loss_sum / self._batches
-            self._loss_sum, self._batches = torch.zeros_like(self._loss_sum), 0
-        self.log_dict(metrics)
+        self.log_dict(metrics, sync_dist=True)  # the loss is this process's, the others all have
 
     def on_test_epoch_end(self) -> None:
-        self.log_dict(_compute(self.test_metrics))
+        self.log_dict(_compute(self.test_metrics), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         settings = self.optimizer_settings

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from dropnorm.blocks import BatchNorm, Dropout
@@ -22,14 +21,15 @@ class StandInNorm(BatchNorm):
     """A `BatchNorm` on the parameters and buffers of one of torch's, with its check of shapes.
 
     The very tensors are shared, so an optimizer made before goes on working. In place of a
-    `SyncBatchNorm` it averages over the processes in training, with plain all-reduces: on CPUs too,
-    where torch's refuses, but without torch's fused CUDA kernels.
+    `SyncBatchNorm` it is synchronised: on CPUs too, where torch's refuses, but without torch's
+    fused CUDA kernels.
     """
 
     def __init__(self, old: TorchNorm) -> None:
         super().__init__(old.num_features, old.momentum, eps=old.eps, affine=old.affine)
         self.origin = type(old)
-        self.process_group = old.process_group if isinstance(old, nn.SyncBatchNorm) else None
+        self.synchronised = isinstance(old, nn.SyncBatchNorm)
+        self.process_group = getattr(old, "process_group", None)
         if self.momentum is not None and old.running_mean is not None:
             self.momentum = self.momentum.to(old.running_mean.device)
         _share(old, self)
@@ -44,53 +44,8 @@ class StandInNorm(BatchNorm):
         _share(self, new)
         return new
 
-    def forward(self, x: Tensor) -> Tensor:
-        apart = self.origin is not nn.SyncBatchNorm or not self.training
-        if apart or not dist.is_initialized() or dist.get_world_size(self.process_group) == 1:
-            return super().forward(x)
-        self._check_input_dim(x)
-        return self._normalised_together(x)
-
-    def _normalised_together(self, x: Tensor) -> Tensor:
-        """Batch norm over the batches of all processes, however many rows each of them has."""
-        dims = [d for d in range(x.dim()) if d != 1]
-        per_channel = [1, -1, *[1] * (x.dim() - 2)]
-        rows = x.new_tensor([x.numel() / self.num_features])
-        sums = self._summed(torch.cat([x.sum(dims), rows]))
-        count = sums[-1]
-        mean = sums[:-1] / count
-        centred = x - mean.view(per_channel)
-        var = self._summed(centred.square().sum(dims)) / count
-        self._track(mean.detach(), var.detach() * count / (count - 1))
-        scale = torch.rsqrt(var + self.eps)
-        if self.weight is not None:
-            scale = scale * self.weight
-        y = centred * scale.view(per_channel)
-        return y if self.bias is None else y + self.bias.view(per_channel)
-
-    def _summed(self, x: Tensor) -> Tensor:
-        total: Tensor = _SumOverProcesses.apply(x, self.process_group)  # type: ignore[no-untyped-call]
-        return total
-
     def _check_input_dim(self, x: Tensor) -> None:
         self.origin._check_input_dim(self, x)  # type: ignore[arg-type]
-
-
-class _SumOverProcesses(torch.autograd.Function):
-    """An all-reduce through which gradients flow back: torch has none that is public."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
-        ctx.group = group
-        total = x.clone()
-        dist.all_reduce(total, group=group)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        total = gradient.clone()
-        dist.all_reduce(total, group=ctx.group)
-        return total, None
 
 
 class StandInDropout(Dropout):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from dropnorm.blocks.together import are_several, normalise_together
 
 
 class BatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -17,11 +21,18 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
     The running variance is the unbiased one, like PyTorch's. State names are those of
     `torch.nn.BatchNorm1d`, so checkpoints move between the two. Source: Ioffe & Szegedy 2015.
 
+    With `synchronised` it takes its statistics over the batches of all processes of
+    `process_group` (None: all there are), as `torch.nn.SyncBatchNorm` does, but on CPUs too.
+    `dropnorm.synchronisation.synchronise` sets it; torch's `convert_sync_batchnorm` would put its
+    own layer here, for which momentum is no buffer.
+
     Shapes: [B, C], [B, C, L] or [B, C, H, W] -> the same. Errors: ValueError unless
     0 < momentum <= 1 or None, for another number of dimensions, and (from torch) for a training
     batch of one value per channel.
     """
 
+    synchronised: bool = False
+    process_group: Any = None
     momentum: Tensor | None  # type: ignore[assignment]
     running_mean: Tensor
     running_var: Tensor
@@ -43,6 +54,11 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
             )
+        if self.synchronised and are_several(self.process_group):
+            group, eps = self.process_group, self.eps
+            y, mean, var = normalise_together(x, self.weight, self.bias, eps, group)
+            self._track(mean, var)
+            return y
         mean, var = x.new_zeros(2, self.num_features, dtype=self.running_mean.dtype).unbind()
         # With momentum 1 the running averages that torch writes are this batch's own statistics.
         y = F.batch_norm(x, mean, var, self.weight, self.bias, True, 1.0, self.eps)

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dropnorm.data.batches import EvalBatches, TrainBatches, epoch_order
+    from dropnorm.data.batches import EvalBatches, Share, TrainBatches, epoch_order
     from dropnorm.data.errors import DataError
     from dropnorm.data.images import ImageData
     from dropnorm.data.mnist import MNIST
@@ -20,6 +20,7 @@ __all__ = [
     "EvalBatches",
     "ImageData",
     "Part",
+    "Share",
     "Synthetic",
     "TrainBatches",
     "epoch_order",
@@ -27,7 +28,8 @@ __all__ = [
 
 _HOMES = {
     "DataError": "errors", "EvalBatches": "batches", "ImageData": "images", "MNIST": "mnist",
-    "Part": "parts", "Synthetic": "synthetic", "TrainBatches": "batches", "epoch_order": "batches",
+    "Part": "parts", "Share": "batches", "Synthetic": "synthetic", "TrainBatches": "batches",
+    "epoch_order": "batches",
 }  # fmt: skip
 
 

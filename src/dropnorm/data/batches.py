@@ -6,6 +6,7 @@ There are no workers and no transfers: a batch is one gather and one kernel that
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,6 +21,17 @@ def epoch_order(rows: Tensor, seed: int, epoch: int) -> Tensor:
     return rows[torch.randperm(len(rows), generator=generator)]
 
 
+@dataclass(frozen=True)
+class Share:
+    """Which of several processes that train one model this one is; the only one by default."""
+
+    rank: int = 0
+    world_size: int = 1
+
+
+ALONE = Share()
+
+
 class TrainBatches:
     """Batches of some rows of a part in a new order each epoch; the rows left over are dropped.
 
@@ -27,22 +39,34 @@ class TrainBatches:
     the first batch of a pass is: given `lambda: trainer.current_epoch`, a resumed run sees the
     orders it would have seen. A pass that a checkpoint interrupts goes on where it stopped.
 
+    `batch_size` is one process's, as usual. Of W processes each takes its part of the W batches
+    that one process would see next: together they step through the same order with W times the
+    batch, and every image is in one of them.
+
     Shapes: `rows` int64 [N] on the CPU -> on the part's device x float32 [B, C, H, W], y int64 [B].
     """
 
     def __init__(
-        self, part: Part, rows: Tensor, batch_size: int, *, seed: int, epoch: Callable[[], int]
+        self,
+        part: Part,
+        rows: Tensor,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: Callable[[], int],
+        share: Share = ALONE,
     ) -> None:
         self.part = part
         self.rows = rows
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = epoch
+        self.share = share
         self._given = {"epoch": 0, "batch": 0}
         self._resume: dict[str, int] | None = None
 
     def __len__(self) -> int:
-        return len(self.rows) // self.batch_size
+        return len(self.rows) // (self.batch_size * self.share.world_size)
 
     def __iter__(self) -> Iterator[Batch]:
         epoch = self.epoch()
@@ -52,7 +76,7 @@ class TrainBatches:
         batches = torch.split(order, self.batch_size)
         for batch in range(first, len(self)):
             self._given = {"epoch": epoch, "batch": batch + 1}
-            yield self.part.gather(batches[batch])
+            yield self.part.gather(batches[batch * self.share.world_size + self.share.rank])
 
     def state_dict(self) -> dict[str, int]:
         """The epoch and how many of its batches were given; Lightning puts it into checkpoints."""
@@ -63,15 +87,21 @@ class TrainBatches:
 
 
 class EvalBatches:
-    """Batches of a whole part in its own order, the last one as short as it comes."""
+    """Batches of a whole part in its own order, the last one as short as it comes.
 
-    def __init__(self, part: Part, batch_size: int) -> None:
+    Of several processes each takes neighbouring images, as many as another or one more, and nobody
+    takes one twice: metrics summed over the processes are those of one.
+    """
+
+    def __init__(self, part: Part, batch_size: int, share: Share = ALONE) -> None:
         self.part = part
         self.batch_size = batch_size
+        size, of = len(part), share.world_size
+        self._start, self._stop = size * share.rank // of, size * (share.rank + 1) // of
 
     def __len__(self) -> int:
-        return -(-len(self.part) // self.batch_size)
+        return -(-(self._stop - self._start) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        for start in range(0, len(self.part), self.batch_size):
-            yield self.part.between(start, start + self.batch_size)
+        for start in range(self._start, self._stop, self.batch_size):
+            yield self.part.between(start, min(start + self.batch_size, self._stop))

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from dropnorm.data.batches import EvalBatches, TrainBatches
+from dropnorm.data.batches import ALONE, EvalBatches, Share, TrainBatches
 from dropnorm.data.errors import DataError
 from dropnorm.data.parts import Part, PartName, Source, load, place
 from dropnorm.seeds import derive
@@ -18,9 +18,10 @@ class ImageData(pl.LightningDataModule):
     """Image classification data from any source, with train, val and test loaders for Lightning.
 
     Nothing is read before it is needed, and then once a process: trials share one copy a device.
-    One Trainer uses one device; many devices train different trials. `seed` keys the data order
-    only: the split, the rows that `train_size` keeps and the scale of the pixels never change, so
-    trials differ in nothing but what they say. Without a trainer, every pass is the next epoch.
+    Of a Trainer's several processes each takes its share, `batch_size` images a step: the batch in
+    all is that times their number. `seed` keys the data order only: the split, the rows that
+    `train_size` keeps and the scale of the pixels never change, so trials differ in nothing but
+    what they say. Without a trainer, every pass is the next epoch.
 
     Errors: DataError for sizes below 1 at once; for those above what there is in `setup`.
     """
@@ -63,9 +64,11 @@ class ImageData(pl.LightningDataModule):
         size = there if self.train_size is None else self.train_size
         if size > there:
             raise DataError(f"train_size from 1 to {there:,}", f"{size:,}", "lower data.train_size")
-        if self.batch_size > size:
+        processes = self._share().world_size
+        if self.batch_size * processes > size:
+            each = f" / {processes} processes" if processes > 1 else ""
             raise DataError(
-                f"batch_size from 1 to {size:,}, the number of training images",
+                f"batch_size from 1 to {size // processes:,}, the number of training images{each}",
                 f"{self.batch_size:,}",
                 "lower data.batch_size",
             )
@@ -88,26 +91,32 @@ class ImageData(pl.LightningDataModule):
         trainer = self.trainer
         epoch = (lambda: trainer.current_epoch) if trainer else itertools.count().__next__
         rows = self.train_rows()
-        return TrainBatches(self.part("train"), rows, self.batch_size, seed=self.seed, epoch=epoch)
+        return TrainBatches(
+            self.part("train"),
+            rows,
+            self.batch_size,
+            seed=self.seed,
+            epoch=epoch,
+            share=self._share(),
+        )
 
     def val_dataloader(self) -> EvalBatches:
-        return EvalBatches(self.part("val"), self.eval_batch_size)
+        return EvalBatches(self.part("val"), self.eval_batch_size, self._share())
 
     def test_dataloader(self) -> EvalBatches:
-        return EvalBatches(self.part("test"), self.eval_batch_size)
+        return EvalBatches(self.part("test"), self.eval_batch_size, self._share())
 
     def predict_dataloader(self) -> EvalBatches:
         """The test images, labels included: `predict_step` gets (x, y) like every other step."""
         return self.test_dataloader()
 
     def _device(self) -> torch.device:
+        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+
+    def _share(self) -> Share:
         if self.trainer is None:
-            return torch.device("cpu")
-        if self.trainer.world_size > 1:
-            raise DataError(
-                "a Trainer on one device", f"{self.trainer.world_size} devices", "set devices=1"
-            )
-        return self.trainer.strategy.root_device
+            return ALONE
+        return Share(self.trainer.global_rank, self.trainer.world_size)
 
 
 def check_sizes(sizes: dict[str, int]) -> None:

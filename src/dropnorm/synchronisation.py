@@ -1,0 +1,33 @@
+"""Synchronised batch norm: statistics over the batches of all processes that train a module."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from dropnorm.blocks import BatchNorm
+from dropnorm.blocks.norms import GhostBatchNorm
+from dropnorm.standins import StandInNorm
+
+_TORCHS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def synchronise(module: nn.Module, on_gpu: bool) -> int:
+    """Makes every batch norm inside `module` average over its processes; returns how many.
+
+    Ours do it themselves and keep momentum, bank and state. Torch's become `SyncBatchNorm` for a
+    GPU; for the CPU, where that refuses to train, layers of ours on the same tensors. Ghost batches
+    stay each process's own, since small batches are what they are for. Names and values of the
+    `state_dict` stay. To be called before the module is wrapped or an optimizer made.
+    """
+    found = 0
+    for name, layer in list(module.named_modules()):
+        if isinstance(layer, BatchNorm) and not isinstance(layer, GhostBatchNorm):
+            layer.synchronised = True
+        elif type(layer) in _TORCHS and layer.running_mean is not None:
+            new = nn.SyncBatchNorm.convert_sync_batchnorm(layer)  # type: ignore[no-untyped-call]
+            parent, _, child = name.rpartition(".")
+            setattr(module.get_submodule(parent), child, new if on_gpu else StandInNorm(new))
+        else:
+            continue
+        found += 1
+    return found
