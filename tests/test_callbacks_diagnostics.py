@@ -132,6 +132,42 @@ def test_diagnosed_every_so_many_epochs(tmp_path: Path) -> None:
 def test_what_cannot_be_diagnosed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected numbers from 1, got batches=0"):
         Diagnostics(0)
-    bare = plain_module(PACKAGES[0], nn.Linear(INPUTS, CLASSES))
-    with pytest.raises(ValueError, match="Diagnostics: expected batch norm layers"):
-        trainer(PACKAGES[0], tmp_path, Diagnostics()).fit(bare, **loaders())
+    blind = plain_module(PACKAGES[0])
+    type(blind).validation_step = PACKAGES[0].LightningModule.validation_step
+    with pytest.raises(ValueError, match="Diagnostics: expected a validation_step in Mine"):
+        Diagnostics().on_fit_start(trainer(PACKAGES[0], tmp_path), blind)
+
+
+def test_without_batch_norm_there_are_no_shifts_and_no_costs(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(INPUTS, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, CLASSES))
+    diagnostics = Diagnostics(batches=8)
+    fit = trainer(PACKAGES[0], tmp_path, diagnostics)
+    fit.fit(plain_module(PACKAGES[0], net), **loaders())
+    kinds = {name.partition("/")[0] for name in diagnostics.values}
+    assert kinds == {"dead_units", "gap"}
+
+
+def test_each_layer_counts_by_its_channels_in_the_whole(tmp_path: Path) -> None:
+    net = nn.Sequential(
+        nn.Linear(INPUTS, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Dropout(0.5),
+        nn.Linear(4, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, CLASSES),
+    )  # fmt: skip
+    with torch.no_grad():
+        net[1].bias[:2] = -100  # two dead units of the first, and none of the second
+    diagnostics = Diagnostics(batches=8)
+    fit = trainer(PACKAGES[0], tmp_path, diagnostics, max_epochs=1)
+    fit.fit(plain_module(PACKAGES[0], net, lr=0.0), **loaders())
+    found = diagnostics.values
+    first, second = (found[f"variance_shift/network.{place}"] for place in (1, 5))
+    assert first >= found["variance_ratio/network.1"] and first >= 1 <= second != first
+    assert found["variance_shift"] == pytest.approx((4 * first + 12 * second) / 16)
+    dead, others = (found[f"dead_units/network.{place}"] for place in (2, 6))
+    assert dead == 0.5 and found["dead_units"] == pytest.approx((4 * dead + 12 * others) / 16)
+
+
+def test_values_can_be_kept_out_of_the_log(tmp_path: Path) -> None:
+    diagnostics = Diagnostics(batches=2, log=False)
+    fit = trainer(PACKAGES[0], tmp_path, diagnostics)
+    fit.fit(plain_module(PACKAGES[0]), **loaders())
+    assert diagnostics.values
+    assert not [name for name in fit.callback_metrics if name.startswith("diagnostics")]

@@ -46,7 +46,8 @@ class PreciseBatchNorm(Callback):
         self.batches, self.dropout, self.when = batches, dropout, when
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        check_module(pl_module, "PreciseBatchNorm")
+        norms_in(pl_module, "PreciseBatchNorm")
+        check_validates(pl_module, "PreciseBatchNorm")
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.when == "validation" and trainer.state.fn == "fit" and not trainer.sanity_checking:
@@ -61,9 +62,8 @@ class PreciseBatchNorm(Callback):
         module.load_state_dict(averages, strict=False)
 
 
-def check_module(module: pl.LightningModule, who: str) -> None:
-    """Errors: ValueError for a module without batch norm or without validation_step."""
-    norms_in(module, who)
+def check_validates(module: pl.LightningModule, who: str) -> None:
+    """Errors: ValueError for a module without validation_step."""
     if type(module).validation_step.__module__ in _LIGHTNINGS_OWN:
         raise ValueError(f"{who}: expected a validation_step in {type(module).__name__}, got none")
 
