@@ -9,6 +9,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sweep.messages import (
     MOMENTUM,
@@ -20,6 +21,7 @@ from sweep.messages import (
     Status,
     Stop,
     TrialSpec,
+    Vitals,
     Wait,
 )
 from sweep.results import TrialRow
@@ -268,6 +270,9 @@ def test_control_trials_are_never_pruned(tmp_path: Path) -> None:
     assert 5 <= len(unpruned) <= 22  # 1 + 39 * 0.3, give or take 3.5 standard deviations
     with bench(plan(tmp_path / "all", *PRUNED, "pruner.control=1.0")) as desk:
         assert set(worse_and_worse(desk).values()) == {EPOCHS}
+        # What the pruner would have done is kept with them.
+        doomed = {r.number: r.doomed for r in desk.results.trials}
+    assert doomed == {n: 2 if n else 0 for n in range(8)}
 
 
 def test_a_pruned_trial_counts_and_keeps_what_it_reached(tmp_path: Path) -> None:
@@ -326,6 +331,75 @@ def test_after_the_time_budget_nothing_starts_and_what_runs_ends(tmp_path: Path)
         assert desk.conductor.failure is None
     with bench(plan(tmp_path, "study.timeout_s=100")) as desk:
         assert len(desk.run()) == 6
+
+
+LIMITED = ("study.trial_timeout_s=100", "study.trials=2")
+LATE = "it trained for longer than study.trial_timeout_s, 100 s"
+
+
+def test_a_trial_that_trains_for_too_long_fails_and_is_not_retried(tmp_path: Path) -> None:
+    with bench(plan(tmp_path, *LIMITED)) as desk:
+        slow, quick = desk.ask(lanes=2)
+        desk.finish(quick)
+        assert desk.train(slow, epochs=1) == []
+        desk.now_s = 100.5
+        assert desk.conductor.overdue("a") is None  # it may still come to the end of its epoch
+        assert desk.say("a", report(slow, 2, 0.5)) == [Stop(slow.number, "failed")]
+        desk.say("a", Ended(slow.number, "failed", reason="failed after epoch 2"))
+        assert statuses(desk) == {0: "failed", 1: "complete"}
+        assert desk.rows[0].reason == LATE
+        assert desk.say("a", Ready()) == [Quit()]
+
+
+def test_a_late_trial_that_does_not_report_ends_with_its_worker_and_alone(tmp_path: Path) -> None:
+    """Its neighbour, which began later, is not late and runs again."""
+    with bench(plan(tmp_path, *LIMITED)) as desk:
+        desk.ask()
+        desk.now_s = 100.0
+        (other,) = desk.ask(lanes=1)
+        desk.now_s = 160.5
+        assert desk.conductor.overdue("a") == "trial 0 is beyond study.trial_timeout_s"
+        desk.lose("a", "worker ended")
+        assert (desk.rows[0].status, desk.rows[0].reason) == ("failed", LATE)
+        (again,) = desk.ask("b")
+        assert key(again) == key(other)
+        desk.finish(again, "b")
+        assert statuses(desk) == {0: "failed", 1: "complete"}
+        assert desk.conductor.overdue("a") is None
+
+
+def test_all_attempts_of_a_trial_count_and_its_last_epoch_completes_it(tmp_path: Path) -> None:
+    with bench(plan(tmp_path, *LIMITED)) as desk:
+        first, second = desk.ask(lanes=2)
+        desk.train(first, epochs=3)
+        desk.now_s = 60.0
+        desk.say("a", Ended(second.number, "interrupted"))
+        desk.now_s = 120.0
+        assert desk.say("a", report(first, EPOCHS, 0.5)) == []  # late, but done
+        desk.say("a", Ended(first.number, "complete", metrics(0.5), 1.0))
+        (again,) = desk.ask()
+        desk.now_s = 161.0  # 60 and 41 seconds
+        assert desk.say("a", report(again, 1, 0.5)) == [Stop(again.number, "failed")]
+
+
+def test_a_process_that_died_under_its_worker_counts_as_a_death(desk: Bench) -> None:
+    for _ in range(3):
+        (spec,) = desk.ask()
+        desk.say("a", Ended(spec.number, "interrupted", reason="rank 1 died", died=True))
+    assert (desk.rows[0].status, desk.rows[0].reason) == ("failed", "rank 1 died, 3 times")
+
+
+def test_what_workers_use_is_seen_and_drawn_in_the_studys_run(desk: Bench) -> None:
+    for worker, memory in (("a", 1), ("b", 2)):
+        desk.now_s += 20
+        desk.say(worker, Vitals("CPU", memory * 10**9, 0.5))
+    assert [message.memory_bytes for _, message in desk.seen if isinstance(message, Vitals)] == [
+        10**9,
+        2 * 10**9,
+    ]
+    board = EventAccumulator(str(desk.record.folder / "tensorboard" / "study")).Reload()
+    assert [point.value for point in board.Scalars("workers/memory_gb")] == [1.0, 3.0]
+    assert [point.value for point in board.Scalars("workers/cpu_cores")] == [0.5, 1.0]
 
 
 def fail(desk: Bench, reason: str = "ValueError: no") -> bool:

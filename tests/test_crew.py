@@ -8,7 +8,7 @@ import pytest
 
 from sweep.errors import StudyError
 from sweep.executors.crew import Crew, Evicted, Gone
-from sweep.messages import Event, Order, Quit, Ready, Wait
+from sweep.messages import Event, Order, Quit, Ready, Vitals, Wait
 
 Word = list[Event] | type[Gone]  # Gone: its process ends
 
@@ -47,6 +47,7 @@ class Stage:
     def __init__(self, **scripts: list[list[Word]]) -> None:
         self._scripts, self._open = scripts, set(scripts)
         self.unplaced: set[str] = set()
+        self.late: set[str] = set()
         self.started: list[Script] = []
         self.losses: list[tuple[str, str]] = []
         self.now_s = 0.0
@@ -78,6 +79,10 @@ class Stage:
 
     def lost(self, worker: str, reason: str) -> None:
         self.losses.append((worker, reason))
+        self.late.discard(worker)
+
+    def overdue(self, worker: str) -> str | None:
+        return f"trial 0 of {worker} is late" if worker in self.late else None
 
     def flush(self) -> None:
         pass
@@ -128,6 +133,22 @@ def test_a_worker_that_says_nothing_for_too_long_is_ended_and_replaced() -> None
     assert stage.losses[0] == ("a", "worker hung, it said nothing for 900 s")
     assert stage.started[0].terminated
     assert [link.name for link in stage.started] == ["a", "a", "a"]
+
+
+def test_what_a_worker_uses_is_no_sign_of_life() -> None:
+    """A thread beside the training says it, whatever the training does."""
+    stage = Stage(a=[[[Ready()], *[[Vitals("CPU", 1, 0.0)]] * 5], [[Ready()]]])
+    stage.work(silence_s=850)
+    assert stage.losses[0] == ("a", "worker hung, it said nothing for 900 s")
+
+
+def test_a_worker_whose_trial_is_late_is_ended_and_replaced() -> None:
+    stage = Stage(a=[[[Ready()]], [[Ready()]]])
+    stage.late = {"a"}
+    stage.work()
+    assert stage.losses[0] == ("a", "worker ended, trial 0 of a is late")
+    assert stage.started[0].terminated
+    assert len(stage.started) > 1
 
 
 def test_a_worker_may_be_silent_for_ever_if_that_is_wanted() -> None:

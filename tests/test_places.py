@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sweep.config import Plan
+from sweep.config import Plan, make_plan
 from sweep.errors import ConfigError
 from sweep.executors.places import Place, describe
 from sweep.executors.places import places as find_places
@@ -28,8 +28,8 @@ def local(tmp_path: Path, accelerator: str = "auto", **settings: Any) -> Plan:
     return replace(some, executor=replace(some.executor, **settings))
 
 
-def places(plan: Plan) -> list[Place]:
-    return find_places(plan.executor, plan.trial["trainer"]["accelerator"])
+def places(plan: Plan, per_trial: int = 1) -> list[Place]:
+    return find_places(plan.executor, plan.trial["trainer"]["accelerator"], per_trial)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +86,56 @@ def test_gpus_are_left_alone_when_the_cpu_is_wanted(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert places(local(tmp_path, "cpu")) == [Place(None, 1)] * 4
+
+
+@pytest.mark.parametrize(
+    "visible, settings, gpus, threads",
+    [
+        ("0,1,2,3", {}, ["0,1", "2,3"], 2),
+        ("4,5,6", {}, ["4,5"], 4),  # one is left over
+        ("4,5,6,7", {"devices": 2}, ["4,5"], 4),
+        ("4,5,6,7", {"devices": [0, 3]}, ["4,7"], 4),
+        ("", {}, [None, None], 2),
+        ("", {"devices": 2}, [None], 4),
+        ("", {"devices": 1}, [None], 4),
+    ],
+)
+def test_trials_of_two_devices_get_places_of_two(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    visible: str,
+    settings: dict[str, Any],
+    gpus: list[str | None],
+    threads: int,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = places(local(tmp_path, **settings), per_trial=2)
+    assert found == [Place(gpu, threads) for gpu in gpus]
+
+
+def test_fewer_gpus_than_a_trial_needs_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(ConfigError) as error:
+        places(local(tmp_path), per_trial=4)
+    assert str(error.value) == (
+        "trainer.devices: expected 4 GPUs, which trainer.devices=4 needs, got 2; "
+        "type trainer.devices=2"
+    )
+
+
+@pytest.mark.parametrize(
+    "typed, message",
+    [
+        ("trainer.devices=choice(1,2)", "trainer.devices: expected one value for all trials"),
+        ("executor.workers_per_device=2", "executor.workers_per_device: expected 1 where a trial"),
+    ],
+)
+def test_placement_that_workers_cannot_have_is_refused(typed: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        make_plan(["+study=synthetic", "trainer.devices=2", "executor=local", typed])
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,25 @@ def test_every_device_of_the_cluster_gets_its_workers(
     assert room(nodes, on_ray(tmp_path, **settings)) == expected
 
 
+@pytest.mark.parametrize(
+    "nodes, settings, expected",
+    [
+        (
+            [{"CPU": 8, "GPU": 3}, {"CPU": 8, "GPU": 2}],
+            {},
+            Room(2, 8, {"num_cpus": 0, "num_gpus": 2}),
+        ),
+        ([{"CPU": 8, "GPU": 8}], {"devices": 4}, Room(2, 4, {"num_cpus": 0, "num_gpus": 2})),
+        ([{"CPU": 1}, {"CPU": 5}], {}, Room(2, 2, {"num_cpus": 2})),
+        ([], {}, Room(1, 2, {"num_cpus": 2})),
+    ],
+)
+def test_devices_of_one_trial_are_those_of_one_node(
+    tmp_path: Path, nodes: list[dict[str, float]], settings: dict[str, Any], expected: Room
+) -> None:
+    assert room(nodes, on_ray(tmp_path, "trainer.devices=2", **settings)) == expected
+
+
 def test_gpus_are_left_alone_when_the_cpu_is_wanted(tmp_path: Path) -> None:
     some = on_ray(tmp_path, "trainer.accelerator=cpu")
     assert room([{"CPU": 2, "GPU": 8}], some) == Room(2, 1, {"num_cpus": 1})
@@ -100,16 +119,49 @@ def test_a_cluster_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 # A cluster of three nodes on this machine
 
 
-@pytest.fixture
-def cluster() -> Iterator[Any]:
-    """A head without a core, and one node with a single one."""
+@pytest.fixture(params=[1])
+def cluster(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A head without a core, and some nodes with a single one each."""
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE}
     cluster = Cluster(initialize_head=True, head_node_args=head)
-    cluster.add_node(num_cpus=1, object_store_memory=STORE)
+    for _ in range(request.param):
+        cluster.add_node(num_cpus=1, object_store_memory=STORE)
     yield cluster
     cluster.shutdown()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("cluster", [3], indirect=True)
+def test_of_three_nodes_one_may_be_lost(cluster: Any, tmp_path: Path) -> None:
+    """Trials on the others go on, and if the lost one had a trial it runs again: each counts once.
+
+    It is lost as soon as two workers train; whose node it is, only Ray knows.
+    """
+    passed: list[tuple[str, Event | Order]] = []
+    some = on_ray(tmp_path, "study.trials=9", "executor.lanes=1", address=cluster.address)
+
+    def watch(worker: str, message: Event | Order) -> None:
+        passed.append((worker, message))
+        speakers = {name for name, said in passed if isinstance(said, Report)}
+        if len(speakers) == 2 and len(cluster.worker_nodes) == 3:
+            cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+
+    with closing(Record(some)) as record:
+        record.describe()
+        with closing(Conductor(some, record, watch)) as conductor:
+            run_ray(conductor, some)
+        rows = record.results().trials
+    assert len(cluster.worker_nodes) == 2
+    assert [(row.number, row.status) for row in rows] == [(n, "complete") for n in range(9)]
+    assert [len(row.curve) for row in rows] == [4] * 9
+    deaths = [m for _, m in passed if isinstance(m, Ended) and m.status == "interrupted"]
+    assert len(deaths) <= 1
+    started = [m.spec.number for _, m in passed if isinstance(m, Start)]
+    assert sorted(started) == sorted([*range(9), *(death.trial for death in deaths)])
 
 
 @pytest.mark.ray

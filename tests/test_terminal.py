@@ -12,10 +12,11 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from sweep.messages import Ended, Report, Start, TrialSpec, Value
+from sweep.messages import Ended, Report, Start, TrialSpec, Value, Vitals
 from sweep.results import ResultSet, TrialRow
 from sweep.show import show_best, show_end, show_plan
 from sweep.terminal import Terminal, brief, minutes, short_names, show, spell
+from sweep.workers import Workers
 from tests.studies import metrics, plan, row
 
 TWO = {"model.dropout": "interval(0, 0.7)", "model.bn_momentum": "tag(log, interval(0.001, 1))"}
@@ -165,6 +166,42 @@ def test_a_reason_is_printed_above_the_table() -> None:
         "trial 0 failed: KeyError: [no such thing]",
         "trial 1: worker died (SIGKILL); it will run again",
     ]
+
+
+def test_a_worker_is_a_line_with_its_place_trials_and_use() -> None:
+    screen = Screen(100, study())
+    for number in (3, 4):
+        screen.start(number)
+    screen.terminal.watch("worker-0", Vitals("GPU 0", 2_540_000_000, 1.07, 0.93, 30 * 10**9))
+    screen.terminal.watch("worker-1", Vitals("CPU, 1 thread", 10**9, 0.0))
+    lines = [line.split("  ") for line in screen.drawn() if line.startswith("worker")]
+    assert [[part.strip() for part in line if part] for line in lines] == [
+        ["worker-0", "GPU 0", "2.5 GB + 30.0 GB GPU", "107 % CPU, 93 % GPU", "2 trials: 3, 4"],
+        ["worker-1", "CPU, 1 thread", "1.0 GB", "0 % CPU", "idle"],
+    ]
+
+
+def test_workers_that_find_no_room_are_counted_and_those_that_are_gone_are_not() -> None:
+    now_s = 0.0
+    workers = Workers(lambda: now_s)
+    for i in range(12):
+        workers.watch(f"worker-{i}", Vitals("CPU", 10**9, 1.0))
+    lines = [line.plain for line in workers.lines(40, 4)]
+    assert [line.split()[0] for line in lines] == ["worker-0", "worker-1", "worker-2", "and"]
+    assert lines[-1] == "and 9 more workers"
+    assert max(map(len, lines)) <= 40
+    now_s = 100.0
+    workers.watch("worker-7", Vitals("CPU", 10**9, 1.0))
+    assert [line.plain.split()[0] for line in workers.lines(40, 4)] == ["worker-7"]
+    assert workers.height(4) == 1
+
+
+def test_many_workers_leave_the_trials_on_the_screen() -> None:
+    screen = Screen(80, study(), height=24)
+    for number in range(200):
+        screen.start(number)
+        screen.terminal.watch(f"worker-{number}", Vitals("CPU, 1 thread", 10**9, 1.0))
+    assert len(screen.drawn()) <= 24
 
 
 def test_a_note_stays_in_view() -> None:

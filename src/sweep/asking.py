@@ -18,6 +18,7 @@ from sweep.messages import TrialSpec
 from sweep.profile import momenta, scored_epochs
 from sweep.running import Running
 from sweep.strategies import design, make_pruner, make_sampler
+from sweep.tpe import KnownSpaceTpe
 
 
 class Asker:
@@ -56,9 +57,11 @@ class Asker:
             number, self._asked = self._asked, self._asked + 1
             if self._design is not None:
                 self._study.enqueue_trial(self._design[number])
-        self._study.sampler = make_sampler(
-            self._plan.sampler, derive(study.seed, "sampler", number)
-        )
+        seed = derive(study.seed, "sampler", number)
+        if isinstance(self._study.sampler, KnownSpaceTpe):
+            self._study.sampler.restart(seed)
+        else:
+            self._study.sampler = make_sampler(self._plan.sampler, seed, self._space)
         trial = self._study.ask(self._space)
         config = self._plan.trial_config(trial.params)
         spec = TrialSpec(number, derive(study.seed, "trial", number), trial.params, config)

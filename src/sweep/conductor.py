@@ -10,7 +10,6 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from optuna.trial import TrialState
 
@@ -28,6 +27,7 @@ from sweep.messages import (
     Saved,
     Start,
     Stop,
+    Vitals,
     Wait,
     Watch,
 )
@@ -37,6 +37,8 @@ from sweep.scribe import Scribe
 from sweep.store import STATES
 from sweep.strategies import is_control
 from sweep.tensorboard import Board
+
+_LATE_S = 60.0  # at most, from a trial's time limit to the end of a worker that says nothing of it
 
 
 class Conductor:
@@ -88,16 +90,22 @@ class Conductor:
     def exchange(self, worker: str, events: Sequence[Event]) -> list[Order]:
         """Takes in what a worker has to say, answers what it shall do; writes nothing yet."""
         orders: list[Order] = []
-        for event in map(self._judged, events):
+        for event in events:
             if isinstance(event, Ready):
                 self._watch(worker, event)
                 orders += self._fill(worker, event.lanes)
+                continue
+            if isinstance(event, Vitals):
+                self._watch(worker, event)
+                self._scribe.vitals(worker, event, self.ended)
                 continue
             running = self._running.get(event.trial)
             if running is None or running.worker != worker:
                 # Given to another worker meanwhile: what this one says of it counts no more.
                 orders += [Stop(event.trial, "interrupted")] if isinstance(event, Report) else []
                 continue
+            if isinstance(event, Ended):
+                event = running.judged(event, self._plan.study, self._clock())
             self._watch(worker, event)
             match event:
                 case Report():
@@ -113,13 +121,17 @@ class Conductor:
     def lost(self, worker: str, reason: str) -> None:
         """A worker died: its trials are tried again by the next free one, up to `study.retries`."""
         self._workers.discard(worker)
-        for running in [r for r in self._running.values() if r.worker == worker]:
-            running.deaths += 1
-            event = Ended(running.spec.number, "interrupted", reason=f"{reason}; it will run again")
-            if running.deaths > self._plan.study.retries:
-                times = f", {running.deaths} times" if running.deaths > 1 else ""
-                event = Ended(running.spec.number, "failed", reason=reason + times)
-            self.exchange(worker, [event])
+        self._scribe.forget(worker)
+        for number in [n for n, r in self._running.items() if r.worker == worker]:
+            self.exchange(worker, [Ended(number, "interrupted", reason=reason, died=True)])
+
+    def overdue(self, worker: str) -> str | None:
+        """Why a worker has to be ended: a trial of its is late, and it does not come to report."""
+        limit_s = self._plan.study.trial_timeout_s or math.inf
+        patience_s, now_s = limit_s + min(limit_s, _LATE_S), self._clock()
+        mine = (r for r in self._running.values() if r.worker == worker)
+        late = next((r.spec.number for r in mine if r.is_late(patience_s, now_s)), None)
+        return None if late is None else f"trial {late} is beyond study.trial_timeout_s"
 
     def flush(self, last: bool = False) -> None:
         """Writes what has happened since the last flush. A disk that is full stops the study."""
@@ -152,18 +164,19 @@ class Conductor:
         share = math.ceil(self._open_places() / len(self._workers))  # what is left is for all
         while len(orders) < min(lanes, share) and (running := self._next(mine)):
             mine.append(running)
-            orders.append(self._start(running, worker))
+            orders.append(self._start(running, worker, share))
         if mine:
             return orders
         return [Quit() if self.draining or not self._running else Wait()]
 
-    def _start(self, running: Running, worker: str) -> Start:
+    def _start(self, running: Running, worker: str, share: int) -> Start:
         number = running.spec.number
         saved = self._saves.read(number)
         running.start(worker, self._best and self._best[0], saved, self._plan.study.metric)
+        running.begun_s = self._clock()
         self._running[number] = running
         self._scribe.start(running.row("running"), self._asker.notes(number), running.history)
-        return Start(running.spec)
+        return Start(running.spec, share)
 
     def _open_places(self) -> int:
         """How many trials are still to be started, or started again."""
@@ -189,6 +202,9 @@ class Conductor:
         self._scribe.report(event)
         study = self._plan.study
         prune = running.should_stop(event, study.metric)  # control trials are measured by it too
+        if running.is_late(study.trial_timeout_s, self._clock()) and not running.is_over(event):
+            running.stopped_late = True
+            return [Stop(event.trial, "failed")]
         if self.draining and not running.is_over(event):
             return [Stop(event.trial, "interrupted")]
         if prune and not is_control(study.seed, event.trial, self._plan.pruner.control):
@@ -197,18 +213,10 @@ class Conductor:
 
     # Ending --------------------------------------------------------------------------------------
 
-    def _judged(self, event: Event) -> Event:
-        """A trial without a finite value has failed, whatever its worker thinks."""
-        if not isinstance(event, Ended) or event.status != "complete":
-            return event
-        value = event.metrics.get(self._plan.study.metric)
-        if value is not None and math.isfinite(value):
-            return event
-        return replace(event, status="failed", reason=f"{self._plan.study.metric} is {value}")
-
     def _end(self, running: Running, event: Ended) -> None:
         del self._running[event.trial]
         if event.status == "interrupted":
+            running.pause(self._clock())
             self._again.append(running)
             return
         state = STATES[event.status]

@@ -85,7 +85,9 @@ class Ended:
     """A trial left its lane; `metrics` and `bank` are of its last epoch, `checkpoint` is a file.
 
     `found` are parameters that training itself has chosen. `precise` is the study's metric with
-    precise statistics: "dropout_off" and "dropout_on".
+    precise statistics: "dropout_off" and "dropout_on". `diagnostics`, of a trial with a look at the
+    test set, have the names of `dropnorm.callbacks.Diagnostics`. `died`: a process that trained it
+    is dead, so running it again counts against `study.retries`.
     """
 
     trial: int
@@ -97,13 +99,34 @@ class Ended:
     bank: tuple[float, ...] = ()
     found: Mapping[str, Value] = field(default_factory=dict)
     precise: Mapping[str, float] = field(default_factory=dict)
+    diagnostics: Mapping[str, float] = field(default_factory=dict)
+    died: bool = False
+
+
+@dataclass(frozen=True)
+class Vitals:
+    """What a worker's processes use, now and then; its silence about trials is none the shorter.
+
+    `memory_bytes` is resident, `cpu` in cores since the last time. `gpu` is the share of that time
+    in which the GPU was busy, None where nobody can tell; `gpu_bytes` what is taken of its memory.
+    """
+
+    where: str
+    memory_bytes: int
+    cpu: float
+    gpu: float | None = None
+    gpu_bytes: int | None = None
 
 
 @dataclass(frozen=True)
 class Start:
-    """Train this trial in a free lane."""
+    """Train this trial in a free lane.
+
+    `share` is how many trials the worker could have now: its part of what is left to be started.
+    """
 
     spec: TrialSpec
+    share: int = 1
 
 
 @dataclass(frozen=True)
@@ -126,7 +149,7 @@ class Quit:
     """Nothing is left to do."""
 
 
-Event: TypeAlias = Ready | Report | Saved | Ended
+Event: TypeAlias = Ready | Report | Saved | Ended | Vitals
 Order: TypeAlias = Start | Stop | Wait | Quit
 Exchange: TypeAlias = Callable[[str, Sequence[Event]], Sequence[Order]]
 Watch: TypeAlias = Callable[[str, Event | Order], None]  # sees what passes; the worker comes first
@@ -150,5 +173,7 @@ class Conducting(Protocol):
     def exchange(self, worker: str, events: Sequence[Event]) -> list[Order]: ...
 
     def lost(self, worker: str, reason: str) -> None: ...
+
+    def overdue(self, worker: str) -> str | None: ...
 
     def flush(self) -> None: ...

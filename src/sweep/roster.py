@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from sweep.messages import (
     Ended,
@@ -18,6 +19,7 @@ from sweep.messages import (
     Start,
     Stop,
     TrialSpec,
+    Vitals,
     Wait,
     Watch,
 )
@@ -55,9 +57,14 @@ class Roster:
             if isinstance(event, Ready):
                 orders += self._fill(worker, event.lanes)
                 continue
+            if isinstance(event, Vitals):
+                self._watch(worker, event)
+                continue
             holder, spec = self._running.get(event.trial, ("", None))
             if spec is None or holder != worker:
                 continue  # given to another worker meanwhile
+            if isinstance(event, Ended) and event.died:
+                event = self._after_a_death(event)
             self._watch(worker, event)
             if isinstance(event, Report) and self.draining:
                 orders.append(Stop(event.trial, "interrupted"))
@@ -77,7 +84,7 @@ class Roster:
             specs.append(self._waiting.popleft())
         self._running |= {spec.number: (worker, spec) for spec in specs}
         if any(holder == worker for holder, _ in self._running.values()):
-            return [Start(spec) for spec in specs]
+            return [Start(spec, share) for spec in specs]
         return [Quit() if self.draining or not self._running else Wait()]
 
     def _end(self, spec: TrialSpec, event: Ended) -> None:
@@ -92,10 +99,17 @@ class Roster:
         """A worker died: the next free one trains what it had."""
         self._workers.discard(worker)
         for number in [n for n, (holder, _) in self._running.items() if holder == worker]:
-            self._deaths[number] += 1
-            again = self._deaths[number] <= self._retries
-            status, more = ("interrupted", "; it will run again") if again else ("failed", "")
-            self.exchange(worker, [Ended(number, status, reason=reason + more)])  # type: ignore[arg-type]
+            self.exchange(worker, [Ended(number, "interrupted", reason=reason, died=True)])
+
+    def overdue(self, worker: str) -> str | None:
+        """Trials known beforehand have no time limit."""
+        return None
+
+    def _after_a_death(self, event: Ended) -> Ended:
+        self._deaths[event.trial] += 1
+        if self._deaths[event.trial] <= self._retries:
+            return replace(event, reason=f"{event.reason}; it will run again")
+        return replace(event, status="failed")
 
     def flush(self, last: bool = False) -> None:
         """Nothing is held back: `ended` is called at once."""

@@ -12,6 +12,7 @@ from optuna.trial import Trial
 from sweep.messages import Ended, Report, Saved, TrialSpec
 from sweep.results import MomentumCurve, RowStatus, TrialRow
 from sweep.saves import Save
+from sweep.schema import StudySettings
 
 
 @dataclass
@@ -22,8 +23,12 @@ class Running:
     trial: Trial
     worker: str = ""
     deaths: int = 0  # of workers that it was running on
+    doomed: int = 0  # the first epoch after which the pruner would have stopped it
     told: int = 0  # the last epoch that Optuna has heard of, whichever attempt it was
     started: dt.datetime | None = None
+    begun_s: float = 0.0  # by the conductor's clock, this attempt
+    spent_s: float = 0.0  # by earlier attempts
+    stopped_late: bool = False  # told to end, because it trained for too long
     history: dict[int, Mapping[str, float]] = field(default_factory=dict)  # by epoch
     banks: dict[int, tuple[float, ...]] = field(default_factory=dict)  # by scored epoch
 
@@ -38,6 +43,18 @@ class Running:
         for epoch, metrics in saved.history.items():
             bank = saved.banks.get(epoch, ())
             self.should_stop(Report(self.spec.number, epoch, metrics, bank), metric)
+
+    def trained_s(self, now_s: float) -> float:
+        """How long it has trained, in all attempts."""
+        return self.spent_s + now_s - self.begun_s
+
+    def is_late(self, limit_s: float | None, now_s: float) -> bool:
+        return limit_s is not None and self.trained_s(now_s) > limit_s
+
+    def pause(self, now_s: float) -> None:
+        """The attempt is over; another will follow."""
+        self.spent_s = self.trained_s(now_s)
+        self.begun_s = now_s
 
     def should_stop(self, event: Report, metric: str) -> bool:
         """Takes in an epoch and tells Optuna; whether its pruner would stop the trial here.
@@ -55,7 +72,31 @@ class Running:
             return False
         self.trial.report(value, event.epoch)
         self.told = event.epoch
-        return not self.is_over(event) and self.trial.should_prune()
+        if self.is_over(event) or not self.trial.should_prune():
+            return False
+        self.doomed = self.doomed or event.epoch
+        return True
+
+    def judged(self, event: Ended, study: StudySettings, now_s: float) -> Ended:
+        """How it has ended, whatever its worker thinks.
+
+        Without a finite value it has failed, and if it was too late. When a process that trained it
+        has died it runs again, unless that has happened too often.
+        """
+        value = event.metrics.get(study.metric)
+        if event.status == "complete" and (value is None or not math.isfinite(value)):
+            return replace(event, status="failed", reason=f"{study.metric} is {value}")
+        stopped = self.stopped_late and event.status == "failed"
+        if stopped or (event.died and self.is_late(study.trial_timeout_s, now_s)):
+            limit = f"it trained for longer than study.trial_timeout_s, {study.trial_timeout_s:g} s"
+            return replace(event, status="failed", reason=limit)
+        if not event.died:
+            return event
+        self.deaths += 1
+        if self.deaths <= study.retries:
+            return replace(event, reason=f"{event.reason}; it will run again")
+        times = f", {self.deaths} times" if self.deaths > 1 else ""
+        return replace(event, status="failed", reason=f"{event.reason}{times}")
 
     def save(self, event: Saved) -> Save:
         """What has to be known to go on after an epoch."""
@@ -90,5 +131,6 @@ class Running:
             history={name: [m.get(name, math.nan) for m in history.values()] for name in names},
             seconds=event.seconds,
             reason=event.reason,
+            doomed=self.doomed,
             finished=dt.datetime.now(),
         )

@@ -21,6 +21,7 @@ from rich.text import Text
 from sweep.confirm.contenders import Contender
 from sweep.messages import Ended, Event, Order, Report, Start, TrialSpec, Value
 from sweep.results import ResultSet
+from sweep.workers import Workers
 
 _BEST_SHOWN = 5
 _LONGEST = 14  # characters of a value in the table
@@ -49,6 +50,7 @@ class Terminal:
         self._counts: Counter[str] = Counter(t.status for t in before.trials if t.ended)
         self._confirmed = 0  # trainings of the confirmation that have ended
         self._started = False
+        self._workers = Workers()
         self._note = ""
         self._progress = Progress(
             TextColumn(before.name),
@@ -82,6 +84,7 @@ class Terminal:
     def watch(self, worker: str, message: Event | Order) -> None:
         line = None
         with self._lock:
+            self._workers.watch(worker, message)
             match message:
                 case Start(spec=spec):
                     self._started = True
@@ -106,6 +109,7 @@ class Terminal:
 
     def watch_confirmation(self, worker: str, message: Event | Order) -> None:
         with self._lock:
+            self._workers.watch(worker, message)
             if isinstance(message, Ended) and message.status != "interrupted":
                 self._confirmed += 1
                 ended = self._counts.total() + self._confirmed
@@ -170,6 +174,7 @@ class Terminal:
             return Group(
                 self._progress,
                 table,
+                *self._workers.lines(self._console.width, self._most_workers()),
                 Text(", ".join(counts), style="dim"),
                 *([Text(self._note, style="yellow")] if self._note else []),
             )
@@ -195,12 +200,16 @@ class Terminal:
             yield ["" if place else "★", str(number), value, "", *self._cells(self._params[number])]
 
     def _running_rows(self) -> Iterator[list[str]]:
-        room = max(self._console.height - _OTHER_LINES, 4)
+        workers = self._workers.height(self._most_workers())
+        room = max(self._console.height - _OTHER_LINES - workers, 4)
         for number, spec in sorted(self._running.items())[:room]:
             report = self._last.get(number)
             value = show(self._metric, report.metrics.get(self._metric, math.nan)) if report else ""
             epochs = f"{report.epoch if report else 0}/{_epochs(spec)}"
             yield ["▶", str(number), value, epochs, *self._cells(spec.params)]
+
+    def _most_workers(self) -> int:
+        return max(self._console.height // 6, 2)
 
     def _cells(self, params: Mapping[str, Value]) -> list[str]:
         texts = [brief(params.get(key)) for key in self._keys]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from sweep.errors import StudyError
-from sweep.messages import Conducting, Event, Order, Quit
+from sweep.messages import Conducting, Event, Order, Quit, Vitals
 
 log = logging.getLogger(__name__)
 
@@ -127,9 +127,10 @@ class Crew(Generic[AnyLink]):
         link = member.link
         try:
             events = link.hear()
-            member.spoke, member.heard_s = True, self._clock()
+            if not all(isinstance(event, Vitals) for event in events):
+                member.spoke, member.heard_s = True, self._clock()
             orders = self._conductor.exchange(link.name, events)
-            member.dismissed = any(isinstance(order, Quit) for order in orders)
+            member.dismissed |= any(isinstance(order, Quit) for order in orders)
             self._over |= member.dismissed
             link.tell(orders)
         except Gone as end:
@@ -149,6 +150,9 @@ class Crew(Generic[AnyLink]):
                 member.link.terminate()
                 silence = f"it said nothing for {now_s - member.heard_s:.0f} s"
                 self._bury(member, f"worker hung, {silence}")
+            elif why := self._conductor.overdue(member.link.name):
+                member.link.terminate()
+                self._bury(member, f"worker ended, {why}")
 
     def _patience_s(self, member: Member[AnyLink]) -> float:
         limit_s = math.inf if self._silence_s is None else self._silence_s

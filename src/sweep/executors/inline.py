@@ -6,12 +6,13 @@ A second Ctrl-C stops no sooner than the first: at the end of the epoch.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from sweep.config import Plan
-from sweep.executors.child import LOG_FORMAT
+from sweep.executors.child import LOG_FORMAT, VITALS_EVERY_S
 from sweep.messages import Conducting, Event, Order
 
 _NAME = "inline-0"
@@ -20,8 +21,14 @@ _NAME = "inline-0"
 def run_inline(conductor: Conducting, plan: Plan) -> None:
     """Trains until the conductor has nothing more to give."""
     from sweep.worker import work  # torch is loaded only where training happens
+    from sweep.worker.meter import Meter
+
+    meter, told_s = Meter("this process"), time.monotonic()
 
     def exchange(worker: str, events: Sequence[Event]) -> list[Order]:
+        nonlocal told_s
+        if time.monotonic() - told_s > VITALS_EVERY_S:
+            events, told_s = [*events, meter.read()], time.monotonic()
         orders = conductor.exchange(worker, events)
         conductor.flush()
         return orders

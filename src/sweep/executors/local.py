@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from multiprocessing import connection, get_context, resource_tracker
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing import connection, get_context
 from pathlib import Path
 
 from sweep.config import Plan
 from sweep.executors.child import Job, serve
 from sweep.executors.crew import Crew, Gone
-from sweep.executors.places import places
+from sweep.executors.places import places_of
 from sweep.messages import Conducting, Event, Order
+from sweep.processes import how_it_died, without_ctrl_c
 
 _GRACE_S = 5.0  # between TERM and KILL
 
@@ -35,7 +36,7 @@ class Machine:
 
     def __init__(self, plan: Plan) -> None:
         self._logs, study, lanes = plan.folder / "logs", plan.study, plan.executor.lanes
-        found = places(plan.executor, plan.trial["trainer"]["accelerator"])
+        found = places_of(plan)
         self._jobs = {
             f"worker-{i}": Job(f"worker-{i}", study.metric, study.direction, lanes, place)
             for i, place in enumerate(found)
@@ -68,7 +69,7 @@ class Child:
         self.pipe, theirs = context.Pipe()
         # No daemon, or it could not start processes: data loaders, or one a GPU.
         self._process = context.Process(target=serve, args=(job, str(log), theirs), name=job.name)
-        with _without_ctrl_c():
+        with without_ctrl_c():
             self._process.start()
         theirs.close()  # so that the pipe closes with the process
 
@@ -95,7 +96,7 @@ class Child:
         self._signal(signal.SIGKILL)
         self._process.join()
         self.pipe.close()
-        return _how_it_died(self._process.exitcode)
+        return how_it_died(self._process.exitcode)
 
     def _signal(self, number: signal.Signals) -> None:
         """To its group, and to itself: a young process has no group yet.
@@ -106,24 +107,6 @@ class Child:
         for send in (os.killpg, os.kill):
             with suppress(ProcessLookupError):
                 send(self._process.pid, number)
-
-
-@contextmanager
-def _without_ctrl_c() -> Iterator[None]:
-    """Processes started inside never see Ctrl-C: it reaches all, but the conductor decides."""
-    resource_tracker.ensure_running()  # or it would start inside, and undo this
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _how_it_died(code: int | None) -> str:
-    if code is None or code >= 0:
-        return f"exit code {code}"
-    name = signal.Signals(-code).name
-    return f"{name}, probably out of memory" if -code == signal.SIGKILL else name
 
 
 def last_line(log: Path) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweep.config import Plan
+from sweep.config import Plan, devices_per_trial
 from sweep.errors import ConfigError, Problem
 from sweep.schema import ExecutorSettings
 
@@ -16,7 +16,10 @@ MOST_ON_CPU = 16  # workers of half a gigabyte each
 
 @dataclass(frozen=True)
 class Place:
-    """A GPU, by the name that CUDA_VISIBLE_DEVICES gives it, or none; and threads of the CPU."""
+    """A GPU, by the name that CUDA_VISIBLE_DEVICES gives it, or none; and threads of the CPU.
+
+    Where a trial trains on several GPUs they are one place, "0,1".
+    """
 
     gpu: str | None
     threads: int
@@ -26,10 +29,12 @@ class Place:
         return f"{where}, {self.threads} thread{'s' * (self.threads > 1)}"
 
 
-def places(settings: ExecutorSettings, accelerator: str) -> list[Place]:
+def places(settings: ExecutorSettings, accelerator: str, per_trial: int = 1) -> list[Place]:
     """One place a worker; the first few of them lie on as many devices as they can.
 
-    Errors: ConfigError if `executor.devices` names GPUs that are not there.
+    A trial on `per_trial` devices takes a whole place of as many; a rest that is too small for one
+    stays idle. Errors: ConfigError if `executor.devices` names GPUs that are not there, or if there
+    are too few for one trial.
     """
     gpus = [] if accelerator == "cpu" else visible_gpus()
     cores = len(os.sched_getaffinity(0))
@@ -42,7 +47,7 @@ def places(settings: ExecutorSettings, accelerator: str) -> list[Place]:
         devices = [None] * min(cores, MOST_ON_CPU)
     else:
         devices = [None] * settings.devices
-    workers = devices * settings.workers_per_device
+    workers = _grouped(devices, per_trial) * settings.workers_per_device
     return [Place(gpu, max(1, cores // len(workers))) for gpu in workers]
 
 
@@ -55,12 +60,36 @@ def describe(plan: Plan) -> str:
         cluster = f"the cluster at {settings.address}" if settings.address else "this machine"
         every = {"auto": "every device"}.get(str(settings.devices), f"{settings.devices} devices")
         return f"ray: {settings.workers_per_device} a device on {every} of {cluster}"
-    found = places(settings, plan.trial["trainer"]["accelerator"])
+    found = places_of(plan)
     gpus = list(dict.fromkeys(place.gpu for place in found if place.gpu is not None))
-    where = f"GPU{'s' * (len(gpus) > 1)} {', '.join(gpus)}" if gpus else "the CPU"
+    several = len(gpus) > 1 or "," in "".join(gpus)
+    where = f"GPU{'s' * several} {', '.join(gpus)}" if gpus else "the CPU"
+    if (per_trial := devices_per_trial(plan.trial)) > 1:
+        where += f", {per_trial} processes a trial"
     workers, threads = len(found), found[0].threads
     each = f"{threads} thread{'s' * (threads > 1)}{' each' * (workers > 1)}"
     return f"local: {workers} worker{'s' * (workers > 1)} on {where}, {each}"
+
+
+def places_of(plan: Plan) -> list[Place]:
+    """Where a plan's workers go on this machine. Errors: ConfigError as `places`."""
+    accelerator = plan.trial["trainer"]["accelerator"]
+    return places(plan.executor, accelerator, devices_per_trial(plan.trial))
+
+
+def _grouped(devices: Sequence[str | None], size: int) -> list[str | None]:
+    """Neighbouring devices in groups of `size`. Of the CPU there is always enough for one."""
+    if size == 1:
+        return list(devices)
+    if devices[0] is None:
+        return [None] * max(1, len(devices) // size)
+    if len(devices) < size:
+        what = f"expected {size} GPUs, which trainer.devices={size} needs, got {len(devices)}"
+        raise ConfigError(
+            [Problem("trainer.devices", what, f"type trainer.devices={len(devices)}")]
+        )
+    groups = range(len(devices) // size)
+    return [",".join(map(str, devices[size * g : size * (g + 1)])) for g in groups]
 
 
 def visible_gpus() -> list[str]:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from queue import SimpleQueue
+from socket import gethostname
 from threading import Thread
 
 from sweep.executors.child import LOG_FORMAT, Job, train
@@ -42,7 +43,7 @@ class Post:
 
     def _train(self) -> None:
         try:
-            train(self._job, self._exchange)
+            train(self._job, self._exchange, f"{gethostname()}, {self._job.place}")
             self._events.put(None)
         except BaseException as error:
             self._events.put(error)

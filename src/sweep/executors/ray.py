@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sweep.config import Plan
+from sweep.config import Plan, devices_per_trial
 from sweep.errors import ConfigError, Problem, StudyError
 from sweep.executors.child import Job
 from sweep.executors.crew import Crew, Evicted, Gone
@@ -134,6 +134,8 @@ def room(nodes: Sequence[Mapping[str, float]], plan: Plan) -> Room:
     """What the resources of these nodes allow. There is always one worker: it waits for a node."""
     devices, share = plan.executor.devices, plan.executor.workers_per_device
     assert not isinstance(devices, list)
+    if (per_trial := devices_per_trial(plan.trial)) > 1:
+        return _room_for_groups(nodes, plan, per_trial)
     cpus = [int(node.get("CPU", 0)) for node in nodes]
     gpus = sum(int(node.get("GPU", 0)) for node in nodes)
     if gpus and plan.trial["trainer"]["accelerator"] != "cpu":
@@ -145,6 +147,19 @@ def room(nodes: Sequence[Mapping[str, float]], plan: Plan) -> Room:
     workers = share * devices
     cores = min(sum(cpus) / workers, max(cpus, default=1)) or 1.0
     return Room(workers, max(1, int(cores)), {"num_cpus": int(cores) if cores > 1 else cores})
+
+
+def _room_for_groups(nodes: Sequence[Mapping[str, float]], plan: Plan, size: int) -> Room:
+    """For workers of `size` devices each, all of them on one node: GPUs, or cores without any."""
+    devices = plan.executor.devices
+    gpus = plan.trial["trainer"]["accelerator"] != "cpu" and any(node.get("GPU") for node in nodes)
+    kind, takes = ("GPU", "num_gpus") if gpus else ("CPU", "num_cpus")
+    workers = sum(int(node.get(kind, 0)) // size for node in nodes)
+    if isinstance(devices, int):
+        workers = min(workers, devices // size)
+    cpus = sum(int(node.get("CPU", 0)) for node in nodes)
+    threads = max(1, cpus // max(workers, 1)) if gpus else size
+    return Room(max(1, workers), threads, {"num_cpus": 0 if gpus else size, takes: size})
 
 
 class Actor:

@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,33 +15,45 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from dropnorm.callbacks import MomentumBank
 from dropnorm.callbacks.callback import Callback
-from sweep.messages import Ended, Report, Saved, Status, TrialSpec
+from sweep.messages import Ended, Report, Saved, TrialSpec
 from sweep.worker.build import build, lightning_of, make_trainer
 from sweep.worker.desk import Desk
+from sweep.worker.draws import KeyedDraws
 from sweep.worker.metrics import SAVE_EVERY_S, first_broken, require
+from sweep.worker.momentum import best_column
+from sweep.worker.scoring import LastDiagnostics
 
 
-def train_alone(desk: Desk, spec: TrialSpec) -> Ended:
-    """One trial from its initial weights, or from where it was saved, to its end."""
+def train_alone(desk: Desk, spec: TrialSpec, rank: int = 0) -> Ended:
+    """One trial from its initial weights, or from where it was saved, to its end.
+
+    Of several processes, each with its `rank`, all do the same, and the first has the last word.
+    """
     start = time.monotonic()
-    data, module = build(spec)
+    data, module = build(spec, rank)
     bank = ScoredBank(spec.columns, spec.scored) if spec.columns else None
     conversation = Conversation(desk, spec, bank)
-    trainer = make_trainer(
-        spec.config["trainer"], [*([bank] if bank else []), conversation], module
-    )
+    last = LastDiagnostics(spec.config["trainer"]["max_epochs"]) if spec.test else None
+    draws = KeyedDraws(spec, rank)
+    callbacks: list[Callback] = [draws, *filter(None, (bank, last)), conversation]
+    trainer = make_trainer(spec.config["trainer"], callbacks, module)
+    draws.attach(trainer, data)
     with _file(spec.resume) as checkpoint:
-        trainer.fit(module, **_served(trainer, data, "fit"), ckpt_path=checkpoint)
-    ended = conversation.last_word()
+        trainer.fit(module, **served(trainer, data, "fit"), ckpt_path=checkpoint)
+    ended = conversation.last_word
+    if ended.status != "complete":
+        return replace(ended, seconds=time.monotonic() - start)
+    if spec.test or desk.is_better(ended.metrics[desk.metric], spec.best):
+        if bank is not None and ended.found:
+            bank.use(module, ended.found[spec.momentum_key])  # type: ignore[arg-type]
+        ended = replace(ended, checkpoint=_checkpoint(trainer, weights_only=True))
+    if last is not None:
+        ended = replace(ended, diagnostics=last.values)
     parent = lightning_of(module).LightningModule
-    if spec.test and ended.status == "complete" and is_overridden("test_step", module, parent):
-        trainer.test(module, **_served(trainer, data, "test"), verbose=False)
+    if spec.test and is_overridden("test_step", module, parent):
+        trainer.test(module, **served(trainer, data, "test"), verbose=False)
         tested = {k: float(v) for k, v in trainer.callback_metrics.items()}
         ended = replace(ended, metrics={**ended.metrics, **tested})
-    elif ended.status == "complete" and desk.is_better(ended.metrics[desk.metric], spec.best):
-        if bank is not None and conversation.found:
-            bank.use(module, conversation.found[spec.momentum_key])
-        ended = replace(ended, checkpoint=_checkpoint(trainer, weights_only=True))
     return replace(ended, seconds=time.monotonic() - start)
 
 
@@ -61,59 +73,68 @@ class ScoredBank(MomentumBank):
         """The conversation reports the curve."""
 
 
+@dataclass(frozen=True)
+class Turn:
+    """What comes of an epoch: decided by one process, and followed by all."""
+
+    ended: Ended  # how the trial ends if it does so here
+    stops: bool = False
+    saves: bool = False
+
+
 class Conversation(Callback):
-    """Reports a trial's metrics after each validated epoch, and stops it when told to."""
+    """Reports a trial's metrics after each validated epoch, and stops it when told to.
+
+    Of several processes the first one speaks and decides: what a module logs, and what a clock
+    says, may differ between them, and if one stopped by itself the others would wait for ever.
+    """
 
     def __init__(self, desk: Desk, spec: TrialSpec, bank: ScoredBank | None) -> None:
         self._desk, self._spec, self._bank = desk, spec, bank
         self._saved_s = time.monotonic()
-        self._last = Report(spec.number, 0, {})
-        self.found: dict[str, float | None] = {}
-        self._status: Status = "complete"
-        self._reason: str | None = None
-
-    def last_word(self) -> Ended:
-        """How the trial ended, as far as its training tells."""
-        last, status = self._last, self._status
-        return Ended(
-            last.trial, status, last.metrics, reason=self._reason, bank=last.bank, found=self.found
-        )
+        self.last_word = Ended(spec.number, "complete")  # as far as training tells
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        turn = self._decide(trainer) if trainer.is_global_zero else None
+        turn = trainer.strategy.broadcast(turn)
+        assert turn is not None
+        self.last_word, trainer.should_stop = turn.ended, trainer.should_stop or turn.stops
+        if turn.saves:
+            checkpoint = _checkpoint(trainer)  # all processes take part
+            if trainer.is_global_zero:
+                epoch = trainer.current_epoch + 1
+                self._desk.say([Saved(self._spec.number, epoch, checkpoint)])
+                self._saved_s = time.monotonic()
+
+    def _decide(self, trainer: pl.Trainer) -> Turn:
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
         require(self._desk.metric, metrics)
         epoch, number = trainer.current_epoch + 1, self._spec.number
-        self._last = self._scored(Report(number, epoch, metrics))
-        if broken := first_broken(self._last.metrics):
-            self._stop(trainer, "failed", broken)
-            return
-        if status := self._desk.say([self._last]).get(number):
-            self._stop(trainer, status, f"{status} after epoch {epoch}")
-        if status == "interrupted" or time.monotonic() - self._saved_s > SAVE_EVERY_S:
-            self._desk.say([Saved(number, epoch, _checkpoint(trainer))])
-            self._saved_s = time.monotonic()
+        report, found = self._scored(Report(number, epoch, metrics))
+        ended = Ended(number, "complete", report.metrics, bank=report.bank, found=found)
+        if broken := first_broken(report.metrics):
+            return Turn(replace(ended, status="failed", reason=broken), stops=True)
+        status = self._desk.say([report]).get(number)
+        saves = status == "interrupted" or time.monotonic() - self._saved_s > SAVE_EVERY_S
+        if status:
+            ended = replace(ended, status=status, reason=f"{status} after epoch {epoch}")
+        return Turn(ended, status is not None, saves)
 
-    def _scored(self, report: Report) -> Report:
-        """The report with the bank's curve; its metrics are then those of the best momentum."""
+    def _scored(self, report: Report) -> tuple[Report, dict[str, float | None]]:
+        """The report with the bank's curve and the best momentum's metrics, and which that is."""
         if self._bank is None or not self._bank.curve:
-            return report
-        curve, spec = self._bank.curve, self._spec
-        require(self._desk.metric, {name: 0.0 for name in curve})
-        values = curve[self._desk.metric]
-        report = replace(report, bank=tuple(values[momentum] for momentum in spec.columns))
+            return report, {}
+        spec, curve = self._spec, self._bank.curve
+        scores = {name: [values[m] for m in spec.columns] for name, values in curve.items()}
+        best = best_column(spec, scores, self._desk)
+        report = replace(report, bank=tuple(scores[self._desk.metric]))
         if spec.momentum_is_fixed:
-            return report
-        sign = -1.0 if self._desk.direction == "maximize" else 1.0
-        best = min(spec.momenta, key=lambda momentum: sign * values[momentum])
-        self.found = {spec.momentum_key: best}
-        return replace(report, metrics={**report.metrics, **{n: c[best] for n, c in curve.items()}})
-
-    def _stop(self, trainer: pl.Trainer, status: Status, reason: str) -> None:
-        self._status, self._reason = status, reason
-        trainer.should_stop = True
+            return report, {}
+        metrics = {**report.metrics, **{name: column[best] for name, column in scores.items()}}
+        return replace(report, metrics=metrics), {spec.momentum_key: spec.momenta[best]}
 
 
-def _served(
+def served(
     trainer: pl.Trainer, data: pl.LightningDataModule, stage: Literal["fit", "test"]
 ) -> dict[str, Any]:
     """The data as this Trainer takes it: one of Lightning's packages knows not the other's."""
@@ -132,7 +153,7 @@ def _checkpoint(trainer: pl.Trainer, weights_only: bool = False) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trial.ckpt"
         trainer.save_checkpoint(path, weights_only=weights_only)
-        return path.read_bytes()
+        return path.read_bytes() if trainer.is_global_zero else b""
 
 
 @contextmanager

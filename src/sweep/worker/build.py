@@ -4,27 +4,58 @@ from __future__ import annotations
 
 import inspect
 import logging
+import warnings
 from collections.abc import Mapping
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from hydra.utils import get_class, instantiate
 from pytorch_lightning.callbacks import Callback
 
-from dropnorm.blocks import seed_dropout
+from dropnorm.blocks import Dropout, seed_dropout
+from dropnorm.draws import seed_draws
 from dropnorm.retrofitting import retrofit
+from dropnorm.seeds import derive
+from dropnorm.synchronisation import synchronise
 from sweep.messages import TrialSpec
 
 log = logging.getLogger(__name__)
 
+_PLACEMENT = ("devices", "strategy", "sync_batchnorm")  # settings that are not the Trainer's alone
+_NOT_FOR_US = (
+    ".*isinstance\\(treespec, LeafSpec\\).*",  # Lightning's own use of a name torch deprecates
+    ".*does not have many workers.*",  # batches are slices of resident tensors
+)
 
-def build(spec: TrialSpec) -> tuple[pl.LightningDataModule, pl.LightningModule]:
+
+def quiet() -> None:
+    """Leaves out of the log what Lightning says of itself."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for advice in _NOT_FOR_US:
+        warnings.filterwarnings("ignore", message=advice)
+
+
+def devices_of(config: Mapping[str, Any]) -> int:
+    """How many devices a trial trains on, each with a process of its own."""
+    return int(config["trainer"].get("devices", 1))
+
+
+def on_gpu(settings: Mapping[str, Any]) -> bool:
+    """Whether a Trainer with these settings trains on GPUs here."""
+    return settings["accelerator"] in ("auto", "gpu") and torch.cuda.is_available()
+
+
+def build(spec: TrialSpec, rank: int = 0) -> tuple[pl.LightningDataModule, pl.LightningModule]:
     """Data and module of a trial, with dropout and momentum set from outside if it says so.
 
+    Of a trial in several processes each `rank` builds its own: with masks of their own, for rows
+    of one batch must not share them, and batch norm over all of them if that is asked for.
     Errors: ValueError for a searched optimizer that the module does not take.
     """
+    seed_draws(0, "data")  # the same in all trials, a split for example
     data = build_data(spec)
     extra = offered(spec, data)
     if "optimizer" not in extra and any(key.startswith("optimizer.") for key in spec.params):
@@ -32,17 +63,24 @@ def build(spec: TrialSpec) -> tuple[pl.LightningDataModule, pl.LightningModule]:
             f"optimizer: {spec.config['model']['_target_']} takes no argument `optimizer`, so "
             "searching it changes nothing; search arguments of its own, such as model.lr"
         )
+    seed_draws(spec.seed, "weights")
     module = instantiate(spec.config["model"], **extra, _convert_="all")
     if settings := {k: v for k, v in spec.config["retrofit"].items() if v is not None}:
         log.info("retrofit of trial %d: %s", spec.number, retrofit(module, **settings))
+    if any(isinstance(m, Dropout) and m.seed is None for m in module.modules()):
         seed_dropout(module, spec.seed)
+    if rank:
+        seed_dropout(module, derive(spec.seed, "rank", rank))
+    trainer = spec.config["trainer"]
+    if trainer.get("sync_batchnorm") and devices_of(spec.config) > 1:
+        synchronise(module, on_gpu(trainer))
     return data, module
 
 
 def build_data(spec: TrialSpec) -> pl.LightningDataModule:
     config = spec.config["data"]
     data: pl.LightningDataModule = instantiate(
-        config, **_accepted(config, {"seed": spec.seed}), _convert_="all"
+        config, **accepted(config, {"seed": spec.seed}), _convert_="all"
     )
     return data
 
@@ -58,10 +96,11 @@ def offered(spec: TrialSpec, data: pl.LightningDataModule) -> dict[str, Any]:
     known |= {
         name: getattr(data, name) for name in ("input_shape", "classes") if hasattr(data, name)
     }
-    return _accepted(spec.config["model"], known)
+    return accepted(spec.config["model"], known)
 
 
-def _accepted(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+def accepted(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the values that a section's class takes and its configuration leaves open."""
     accepted = inspect.signature(get_class(config["_target_"])).parameters
     return {k: v for k, v in values.items() if k in accepted and k not in config}
 
@@ -76,11 +115,24 @@ def lightning_of(module: object) -> ModuleType:
 def make_trainer(
     settings: Mapping[str, Any], callbacks: list[Callback], module: object = None
 ) -> pl.Trainer:
-    """Lightning's Trainer without what costs time or leaves files: the conductor records."""
-    trainer: type[pl.Trainer] = lightning_of(module).Trainer
+    """Lightning's Trainer without what costs time or leaves files: the conductor records.
+
+    On several devices it belongs to one process of as many, which `ranks` has started.
+    """
+    package = lightning_of(module)
+    trainer: type[pl.Trainer] = package.Trainer
+    placed: dict[str, Any] = {"devices": 1}
+    if (devices := int(settings.get("devices", 1))) > 1:
+        environments = import_module(f"{package.__name__}.plugins.environments")
+        strategy = settings.get("strategy", "auto")
+        placed = {
+            "devices": devices,
+            "strategy": "ddp" if strategy == "auto" else strategy,
+            "plugins": [environments.LightningEnvironment()],
+        }
     return trainer(
-        **settings,
-        devices=1,
+        **{key: value for key, value in settings.items() if key not in _PLACEMENT},
+        **placed,
         callbacks=callbacks,
         logger=False,
         enable_checkpointing=False,

@@ -29,16 +29,21 @@ class Disconnected(Exception):
 
 @dataclass
 class Desk:
-    """One worker's side of the conversation; `waiting` are trials it has been given to start."""
+    """One worker's side of the conversation; `waiting` are trials it has been given to start.
+
+    `share` is how many it could have had when it was last given some.
+    """
 
     name: str
     exchange: Exchange
     metric: str
     direction: str
     most_lanes: int = 1
+    packs_theirs: bool = False  # whether other people's modules train together
     waiting: deque[TrialSpec] = field(default_factory=deque)
     dismissed: bool = False
     pause_s: float = 0.0
+    share: int = 1
 
     def __post_init__(self) -> None:
         self.lanes = self.most_lanes  # fewer while something did not fit
@@ -52,7 +57,9 @@ class Desk:
             orders = self.exchange(self.name, events)
         except Exception as error:
             raise Disconnected(f"{type(error).__name__}: {error}") from error
-        self.waiting += (order.spec for order in orders if isinstance(order, Start))
+        starts = [order for order in orders if isinstance(order, Start)]
+        self.waiting += (start.spec for start in starts)
+        self.share = max((start.share for start in starts), default=self.share)
         self.dismissed = any(isinstance(order, Quit) for order in orders)
         self.pause_s = sum(order.seconds for order in orders if isinstance(order, Wait))
         stops = {order.trial: order.status for order in orders if isinstance(order, Stop)}

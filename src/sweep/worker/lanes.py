@@ -1,9 +1,10 @@
-"""Which trials can share a pack, and how many lanes a pack has."""
+"""Which trials can share a pack."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -13,43 +14,59 @@ from dropnorm.data.images import ImageData
 from dropnorm.module import Classifier
 from dropnorm.pack import signature, stack
 from sweep.messages import TrialSpec
-from sweep.worker.build import build_data, offered
+from sweep.worker.build import build, build_data, devices_of, offered
+from sweep.worker.desk import Desk
+from sweep.worker.fitness import BEGUN_IN_A_PACK, fitness
 
-# On the CPU lanes are computed in turn, so more of them only save Lightning's work between steps:
-# from 1 to 4 lanes a third of a trial's time, from 4 to 16 a tenth. Few lanes prune sooner.
-_LANES_ON_CPU = 4
-_LANES_ON_GPU = 64
 _PRECISIONS = ("32-true", "bf16-mixed")
 _PACKED: dict[Hashable, bool] = {}  # whether networks of a signature have a packed form
 
 
-def lanes_for(lanes: int | Literal["auto"]) -> int:
-    """How many lanes to begin with; a pack that does not fit is halved."""
-    if lanes != "auto":
-        return lanes
-    return _LANES_ON_GPU if torch.cuda.is_available() else _LANES_ON_CPU
+@dataclass(frozen=True)
+class Key:
+    """Trials with equal keys can train in one pack."""
+
+    theirs: bool  # somebody else's modules, packed by vmap
+    shape: Hashable
+    others: str  # what else must be the same, spelled
+    columns: tuple[float | None, ...]
 
 
-def pack_key(spec: TrialSpec) -> Hashable | None:
-    """Trials with equal keys can train in one pack; None: this one only alone.
+def packs_theirs(lanes: int | Literal["auto"]) -> bool:
+    """Whether other people's modules train together: on CPUs that is slower, so only if asked."""
+    return torch.cuda.is_available() if lanes == "auto" else lanes > 1
+
+
+def pack_key(desk: Desk, spec: TrialSpec) -> Key | None:
+    """What the trial shares with those that can train beside it; None: it can only alone.
 
     Errors: whatever is wrong with the trial's settings.
     """
     config = spec.config
-    trainer = config["trainer"]
-    ours = issubclass(get_class(config["data"]["_target_"]), ImageData)
-    if not ours or get_class(config["model"]["_target_"]) is not Classifier:
+    if devices_of(config) > 1:
         return None
-    if any(value is not None for value in config["retrofit"].values()):
+    others = json.dumps([config["data"], config["trainer"]], sort_keys=True)
+    if get_class(config["model"]["_target_"]) is not Classifier:
+        begun = spec.resume is not None and spec.resume.startswith(BEGUN_IN_A_PACK)
+        # A trial goes on as it was begun.
+        if not (begun if spec.resume is not None else desk.packs_theirs):
+            return None
+        found = fitness(spec, desk.metric)
+        return None if found.reason else Key(True, found.shape, others, spec.columns)
+    trainer = config["trainer"]
+    retrofitted = any(value is not None for value in config["retrofit"].values())
+    if retrofitted or not issubclass(get_class(config["data"]["_target_"]), ImageData):
         return None
     if trainer["precision"] not in _PRECISIONS or trainer.get("accumulate_grad_batches", 1) != 1:
         return None
     settings = lane_settings(spec)
     shape = signature(settings)
-    if not _has_packed_form(settings, shape):
-        return None
-    data = json.dumps([config["data"], trainer], sort_keys=True)
-    return shape, data, spec.columns
+    return Key(False, shape, others, spec.columns) if _has_packed_form(settings, shape) else None
+
+
+def model_of(key: Key, spec: TrialSpec) -> Any:
+    """What a lane is made of: a module, or what the constructor of a `Classifier` takes."""
+    return build(spec)[1] if key.theirs else lane_settings(spec)
 
 
 def lane_settings(spec: TrialSpec) -> dict[str, Any]:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
-import warnings
+from contextlib import closing
 from typing import Literal
 
 from dropnorm.matmul import choose_matmul_backend
 from sweep.messages import Exchange
 from sweep.worker.alone import train_alone
+from sweep.worker.build import devices_of, quiet
 from sweep.worker.desk import Desk, Disconnected
-from sweep.worker.lanes import lanes_for, pack_key
+from sweep.worker.lanes import pack_key, packs_theirs
 from sweep.worker.packed import train_packed
+from sweep.worker.probing import Prober
+from sweep.worker.ranks import Ranks
 
 log = logging.getLogger(__name__)
-
-_NOT_FOR_US = (
-    ".*isinstance\\(treespec, LeafSpec\\).*",  # Lightning's own use of a name torch deprecates
-    ".*does not have many workers.*",  # batches are slices of resident tensors
-)
 
 
 def work(
@@ -29,32 +27,40 @@ def work(
     direction: str,
     lanes: int | Literal["auto"] = "auto",
 ) -> None:
-    """Trains until told to quit. An error in a trial ends that trial, not the worker."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for advice in _NOT_FOR_US:
-        warnings.filterwarnings("ignore", message=advice)
+    """Trains until told to quit. An error in a trial ends that trial, not the worker.
+
+    With `lanes` "auto" it begins with one trial, measures how many train best together, and asks
+    for the others then: by that time its neighbours have asked for theirs.
+    """
+    quiet()
     log.info("matrix products: %s", choose_matmul_backend())
-    desk = Desk(name, exchange, metric, direction, lanes_for(lanes))
-    while not desk.dismissed:
-        desk.ask()
-        while desk.waiting:
-            _train_next(desk)
-        time.sleep(desk.pause_s)
+    prober = Prober() if lanes == "auto" else None
+    most = 1 if lanes == "auto" else lanes
+    desk = Desk(name, exchange, metric, direction, most, packs_theirs(lanes))
+    with closing(Ranks()) as ranks:
+        while not desk.dismissed:
+            desk.ask()
+            while desk.waiting:
+                _train_next(desk, prober, ranks)
+            time.sleep(desk.pause_s)
 
 
-def _train_next(desk: Desk) -> None:
+def _train_next(desk: Desk, prober: Prober | None, ranks: Ranks) -> None:
     """Trains the first trial that waits, and with it those that can share its pack."""
     spec = desk.waiting[0]
     start = time.monotonic()
     try:
-        key = pack_key(spec)
+        key = pack_key(desk, spec)
         if key is None:
             desk.waiting.popleft()
-            desk.say([train_alone(desk, spec)])
+            train = ranks.train if devices_of(spec.config) > 1 else train_alone
+            desk.say([train(desk, spec)])
     except Disconnected:
         raise
     except Exception as error:
         desk.fail(spec.number, error, time.monotonic() - start)
     else:
         if key is not None:
+            if prober is not None:
+                prober.fit(desk, key)
             train_packed(desk, key)

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Hashable
 
-import torch
-
-from dropnorm.data import EvalBatches
-from dropnorm.data.images import ImageData
-from dropnorm.pack import LaneBatches, Pack
-from sweep.worker.build import build_data, make_trainer
+from sweep.worker.build import make_trainer
 from sweep.worker.desk import Desk, Disconnected
+from sweep.worker.lanes import Key
+from sweep.worker.ours import Ours
+from sweep.worker.packing import Packing, free_memory
 from sweep.worker.refill import Refill
+from sweep.worker.theirs import Theirs
 from sweep.worker.training import Training, next_training
 
 log = logging.getLogger(__name__)
 
 
-def train_packed(desk: Desk, key: Hashable) -> None:
+def train_packed(desk: Desk, key: Key) -> None:
     """Trains what waits with this key, and refills lanes with it until none is left.
 
     If a pack fails as a whole its trials are given back, and the next has half as many lanes; so a
@@ -36,26 +34,20 @@ def train_packed(desk: Desk, key: Hashable) -> None:
         raise
     except Exception as error:
         _give_up(desk, trainings, error)
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()  # of a pack that did not fit
+    free_memory()
 
 
-def _fit(desk: Desk, key: Hashable, trainings: list[Training]) -> None:
+def _fit(desk: Desk, key: Key, trainings: list[Training]) -> None:
     """Trains in place: `trainings` are always those in the lanes."""
-    first = trainings[0].spec
-    data = build_data(first)
-    assert isinstance(data, ImageData)
-    settings = first.config["trainer"]
-    pack = Pack(
-        [training.settings for training in trainings],
-        epochs=settings["max_epochs"],
-        momenta=first.columns or None,
-    )
-    refill = Refill(desk, key, trainings, data)
+    packing = packing_of(desk, key, trainings)
+    refill = Refill(desk, key, trainings, packing)
+    settings = trainings[0].spec.config["trainer"]
     trainer = make_trainer({**settings, "max_epochs": -1}, [refill])
-    device = trainer.strategy.root_device
-    train = LaneBatches(data.part("train", device), data.train_rows(), data.batch_size, pack.ages)
-    trainer.fit(pack, train, EvalBatches(data.part("val", device), data.eval_batch_size))
+    trainer.fit(packing.pack, *packing.batches(trainer.strategy.root_device))
+
+
+def packing_of(desk: Desk, key: Key, trainings: list[Training]) -> Packing:
+    return (Theirs if key.theirs else Ours)(desk, trainings)
 
 
 def _give_up(desk: Desk, trainings: list[Training], error: Exception) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
 from sweep.messages import Ended, Report, Status, TrialSpec
 from sweep.worker.desk import Desk
-from sweep.worker.lanes import lane_settings, pack_key
+from sweep.worker.lanes import Key, model_of, pack_key
 
 
 @dataclass
@@ -17,12 +16,13 @@ class Training:
     """The trial in one lane, and how far it has come; `status` once it has ended."""
 
     spec: TrialSpec
-    settings: dict[str, Any]  # the constructor arguments of its Classifier
+    model: Any  # what its lane is made of, see `model_of`
     epoch: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     bank: tuple[float, ...] = ()
     found: dict[str, float | None] = field(default_factory=dict)
     precise: dict[str, float] = field(default_factory=dict)
+    diagnostics: dict[str, float] = field(default_factory=dict)
     status: Status | None = None
     reason: str | None = None
     checkpoint: bytes | None = field(default=None, repr=False)
@@ -32,6 +32,11 @@ class Training:
     def is_over(self) -> bool:
         """Whether this was its last epoch."""
         return self.epoch >= int(self.spec.config["trainer"]["max_epochs"])
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether its bank is scored after this epoch."""
+        return self.epoch in self.spec.scored
 
     def end(self, status: Status, reason: str | None = None) -> None:
         self.status, self.reason = status, reason
@@ -51,17 +56,18 @@ class Training:
             bank=self.bank,
             found=self.found,
             precise=self.precise,
+            diagnostics=self.diagnostics,
         )
 
 
-def next_training(desk: Desk, key: Hashable) -> Training | None:
+def next_training(desk: Desk, key: Key) -> Training | None:
     """Takes the first waiting trial with this key; one whose settings are wrong fails here."""
     for spec in list(desk.waiting):
         start = time.monotonic()
         try:
-            if pack_key(spec) != key:
+            if pack_key(desk, spec) != key:
                 continue
-            training = Training(spec, lane_settings(spec), int(spec.resumed))
+            training = Training(spec, model_of(key, spec), int(spec.resumed))
         except Exception as error:
             desk.fail(spec.number, error, time.monotonic() - start)
             continue

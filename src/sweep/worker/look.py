@@ -1,0 +1,32 @@
+"""What there is to know of a trial before it trains: what its module logs, and how it is packed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from sweep.messages import TrialSpec
+from sweep.worker.alone import served
+from sweep.worker.build import build, make_trainer, quiet
+from sweep.worker.draws import KeyedDraws
+from sweep.worker.fitness import fitness
+
+_FEW = {"max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1, "devices": 1}
+
+
+def look(spec: TrialSpec, metric: str) -> tuple[tuple[str, ...], str | None]:
+    """The names that a training step and a validation batch log, and why the trial trains alone.
+
+    Errors: whatever is wrong with the trial.
+    """
+    quiet()
+    torch.set_num_threads(1)
+    config = {**spec.config, "trainer": {**spec.config["trainer"], **_FEW}}
+    short = replace(spec, config=config)
+    data, module = build(short)
+    draws = KeyedDraws(short)
+    trainer = make_trainer(config["trainer"], [draws], module)
+    draws.attach(trainer, data)
+    trainer.fit(module, **served(trainer, data, "fit"))
+    return tuple(sorted(trainer.callback_metrics)), fitness(spec, metric).reason

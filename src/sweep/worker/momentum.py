@@ -1,0 +1,41 @@
+"""Which of a trial's momenta is best, by what all of them score on its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sweep.messages import TrialSpec
+from sweep.worker.desk import Desk
+from sweep.worker.metrics import require
+from sweep.worker.training import Training
+
+_TIES = ("val_nll", "val_loss")  # the first that is there
+
+Scores = Mapping[str, Sequence[float]]  # of each metric a value for each of the spec's columns
+
+
+def best_column(spec: TrialSpec, scores: Scores, desk: Desk) -> int:
+    """The best of the momenta that are searched; of equals the one with the lower loss.
+
+    Of equals in both it is the first. Errors: ValueError without the study's metric.
+    """
+    require(desk.metric, {name: 0.0 for name in scores})
+    sign, values = -1.0 if desk.direction == "maximize" else 1.0, scores[desk.metric]
+    ties = next((scores[name] for name in _TIES if name in scores), values)
+    return min(range(len(spec.momenta)), key=lambda m: (sign * values[m], ties[m]))
+
+
+def take_scores(training: Training, scores: Scores, desk: Desk) -> None:
+    """Gives a trial its curve; unless its momentum is fixed, the best one's metrics are its own.
+
+    A network without batch norm has no scores, nothing that a momentum could shape, and keeps what
+    it has.
+    """
+    if not scores:
+        return
+    spec = training.spec
+    best = best_column(spec, scores, desk)
+    training.bank = tuple(scores[desk.metric])
+    if not spec.momentum_is_fixed:
+        training.metrics |= {name: column[best] for name, column in scores.items()}
+        training.found = {spec.momentum_key: spec.momenta[best]}

@@ -1,0 +1,58 @@
+"""How trials are packed: what the end of an epoch needs of a pack, whatever its lanes are made of.
+
+`ours` packs `Classifier`s, with kernels of our own; `theirs` packs other people's modules, by vmap.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import torch
+
+from dropnorm.pack.together import Together
+from sweep.worker.training import Training
+
+
+class Packing(Protocol):
+    """A pack and the data that it trains on; `training` is always the one in the lane."""
+
+    @property
+    def pack(self) -> Together[Any]: ...
+
+    def batches(self, device: torch.device) -> tuple[Iterable[Any], Iterable[Any]]:
+        """What the pack trains on, and what it is validated on."""
+
+    def start(self, lane: int, training: Training) -> None:
+        """Puts a trial into a lane, at its beginning or where it was saved."""
+
+    def score(self, due: Sequence[tuple[int, Training]]) -> None:
+        """Scores the banks of lanes; a trial's metrics become those of its best momentum."""
+
+    def complete(self, lane: int, training: Training, is_better: bool) -> None:
+        """The last look at a trial, and its checkpoint if it may be the study's best."""
+
+    def save(self, lane: int) -> bytes:
+        """All that `start` needs to go on with the lane's trial elsewhere."""
+
+
+def to_bytes(content: dict[str, Any]) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+def from_bytes(content: bytes | None) -> dict[str, Any] | None:
+    if content is None:
+        return None
+    found: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
+    return found
+
+
+def free_memory() -> None:
+    """Gives back the memory of a pack that is gone: a Trainer and its module hold each other."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
