@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from threading import Event
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, Dataset
 
 
 class Awkward(pl.LightningModule):
@@ -27,6 +29,10 @@ class Awkward(pl.LightningModule):
             raise ValueError("as it was told to")
         if self.deed == "dies" and self.current_epoch == 1:
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.deed == "loses_a_rank" and self.current_epoch == 1 and self.global_rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.deed == "fails_in_a_rank" and self.current_epoch == 1 and self.global_rank == 1:
+            raise ValueError("in one of two")
         if self.deed == "hangs" and self.current_epoch == 1:
             Event().wait()
         if self.deed == "is_nan" and self.current_epoch == 1:
@@ -42,3 +48,32 @@ class Awkward(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+class BrokenLoader(pl.LightningDataModule):
+    """Its loader's process is killed, as it is when the machine has no memory left."""
+
+    def train_dataloader(self) -> DataLoader[Tensor]:
+        return DataLoader(_Deadly(), batch_size=4, num_workers=1)
+
+    def val_dataloader(self) -> DataLoader[Tensor]:
+        return self.train_dataloader()
+
+
+class _Deadly(Dataset[Tensor]):
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, index: int) -> Tensor:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
+class Evil:
+    """What a checkpoint must never get to run: unpickled, it makes a folder."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (self._folder,)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+
+# Before torch is loaded, and for child processes: tests run side by side, a core each, and threads
+# that outnumber the cores make each other wait.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

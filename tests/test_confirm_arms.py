@@ -12,8 +12,8 @@ from sweep.confirm.arms import arms_of, compare_arms, is_default, noise_of, reco
 from sweep.confirm.estimates import luck_of_best
 from sweep.confirm.findings import Arm, Comparison, Interval
 from sweep.confirm.wording import Words
-from sweep.report.metric import Metric
-from sweep.report.parameters import parameters_of
+from sweep.metric import Metric
+from sweep.parameters import parameters_of
 from sweep.results import ResultSet, TrialRow
 from tests.confirmations import DROPOUT, NOISE, most_of, results, row, study
 

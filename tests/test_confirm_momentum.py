@@ -11,8 +11,8 @@ import pytest
 from sweep.confirm.findings import Verdict
 from sweep.confirm.momentum import momentum_verdict
 from sweep.confirm.wording import Words
-from sweep.report.metric import Metric
-from sweep.report.parameters import parameters_of
+from sweep.metric import Metric
+from sweep.parameters import parameters_of
 from sweep.results import MomentumCurve, ResultSet
 from tests.confirmations import MOMENTA, MOMENTUM, most_of, study
 

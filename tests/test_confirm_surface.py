@@ -11,8 +11,8 @@ from sweep.confirm.findings import Verdict
 from sweep.confirm.response import response_verdicts
 from sweep.confirm.surface import Measured, draw_differences, hold_together
 from sweep.confirm.wording import Words
-from sweep.report.metric import Metric
-from sweep.report.parameters import parameters_of
+from sweep.metric import Metric
+from sweep.parameters import parameters_of
 from sweep.results import ResultSet, TrialRow
 from tests.confirmations import DROPOUT, NOISE, flat, most_of, results, study
 

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import shutil
 from collections import Counter
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+import torch.nn.functional as F
 from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
 
+from dropnorm import BatchNorm, Classifier, Synthetic
 from sweep import load_study
+from sweep.__main__ import main
 from sweep.config import make_plan
+from sweep.confirm.checkpoints import recommended_path, recommended_row
 from sweep.confirm.contenders import choose_contenders
+from sweep.confirm.rows import read_rows
+from sweep.confirm.summary import summarise
+from sweep.confirm.training import Confirmation
 from sweep.errors import ConfigError, StudyError
 from sweep.messages import MOMENTUM
+from sweep.record import Record
 from sweep.rerun import rerun
-from sweep.results import ResultSet
+from sweep.results import ConfirmRow, ResultSet
 from sweep.run import run_study
 from tests.studies import row
 
@@ -74,7 +90,160 @@ def test_what_a_crash_left_out_is_trained_and_nothing_twice(tmp_path: Path) -> N
     file.write_text("".join(lines[:5]) + lines[5][:40])  # torn in the middle of a line
     assert len(load_study(whole.folder).confirm) == 5
     again = command(tmp_path)
-    assert sorted(again.confirm, key=str) == sorted(whole.confirm, key=str)
+    assert untimed(again) == untimed(whole)
+
+
+def untimed(results: ResultSet) -> list[ConfirmRow]:
+    """The rows without what a clock and a scheduler have to do with, in a fixed order."""
+    none = dict.fromkeys(("worker", "started", "finished"))
+    return sorted((replace(row, **none) for row in results.confirm), key=str)
+
+
+def test_rows_say_who_trained_them_and_when(confirmed: ResultSet) -> None:
+    ends = [trial.finished for trial in confirmed.trials if trial.finished]
+    for r in confirmed.confirm:
+        assert r.started is not None and r.finished is not None
+        assert max(ends) <= r.started < r.finished
+        assert r.worker in {trial.worker for trial in confirmed.trials}
+
+
+def test_rows_of_an_earlier_version_are_read(confirmed: ResultSet, tmp_path: Path) -> None:
+    line = json.loads((confirmed.folder / "confirm.jsonl").read_text().splitlines()[0])
+    for name in ("diagnostics", "worker", "started", "finished"):
+        del line[name]
+    (tmp_path / "confirm.jsonl").write_text(json.dumps(line) + "\n")
+    (row,) = read_rows(tmp_path)
+    assert row.metrics == confirmed.confirm[0].metrics
+    assert (row.diagnostics, row.started, row.worker) == ({}, None, None)
+
+
+# Diagnostics
+
+
+def network_of(results: ResultSet) -> tuple[ConfirmRow, Any]:
+    """The recommended training, and its network as the checkpoint has it."""
+    row = recommended_row(results)
+    assert row is not None
+    model = Classifier.load_from_checkpoint(recommended_path(results.folder))
+    return row, model.network.eval()
+
+
+def logits_of(network: Any, part: str, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
+    images = Synthetic().part(part)  # type: ignore[arg-type]
+    x, y = images.between(0, len(images))
+    with torch.no_grad():
+        return network(x[rows]), y[rows]
+
+
+def test_diagnostics_of_a_packed_training_are_those_of_its_weights(confirmed: ResultSet) -> None:
+    """Against plain torch on the weights of recommended.ckpt: sums in another order, so 1e-4."""
+    row, network = network_of(confirmed)
+    found = row.diagnostics
+    norms = [n for n, m in network.named_modules() if isinstance(m, nn.BatchNorm1d | BatchNorm)]
+    relus = [m for m in network.modules() if isinstance(m, nn.ReLU)]
+    outputs: list[Tensor] = []
+    hooks = [relu.register_forward_hook(lambda m, i, y: outputs.append(y)) for relu in relus]
+    logits, y = logits_of(network, "val")
+    for hook in hooks:
+        hook.remove()
+    units = torch.cat([(output.amax(0) <= 0).float() for output in outputs])
+    assert found["dead_units"] == pytest.approx(units.mean().item())
+    # Synthetic trains on all of its first rows: fewer than the subset, and in their order.
+    fitted, targets = logits_of(network, "train")
+    for metric, of in (("val_nll", F.cross_entropy), ("val_accuracy", accuracy)):
+        gap = of(fitted, targets) - of(logits, y)
+        assert found[f"gap/{metric}"] == pytest.approx(float(gap), abs=1e-4)
+    precise = copy.deepcopy(network)
+    for layer in precise.modules():  # with dropout off, all of the training set as one batch
+        if isinstance(layer, BatchNorm):
+            layer.train()
+            layer.momentum.fill_(1.0)
+    x = logits_of(nn.Identity(), "train")[0]
+    with torch.no_grad():
+        precise(x)
+    before, after = dict(network.named_modules()), dict(precise.named_modules())
+    for name in norms:
+        ratio = after[name].running_var / before[name].running_var
+        expected = torch.maximum(ratio, 1 / ratio).mean().item()
+        # There is one norm, so batches do not matter; `running_var` is n / (n - 1) of the precise.
+        assert found[f"variance_shift/network.{name}"] == pytest.approx(expected, rel=0.003)
+    after_nll = F.cross_entropy(*logits_of(precise.eval(), "val")) - F.cross_entropy(logits, y)
+    both = found["lag_cost/val_nll"] + found["shift_cost/val_nll"]
+    assert both == pytest.approx(after_nll.item(), abs=3e-4)
+    assert abs(both) > 3e-3  # or the comparison would say little
+
+
+def accuracy(logits: Tensor, y: Tensor) -> Tensor:
+    return (logits.argmax(1) == y).float().mean()
+
+
+def test_a_training_alone_has_the_same_diagnostics(confirmed: ResultSet, tmp_path: Path) -> None:
+    """In float64 it has no pack; the search's 4 trials and the weights differ by rounding only."""
+    alone = command(tmp_path, "trainer.precision=64-true", "confirm.seeds=1", "confirm.top=1")
+    rows = {row.seed: row for row in confirmed.confirm if row.arm == "default"}
+    (row,) = [row for row in alone.confirm if row.arm == "default"]
+    packed = rows[row.seed].diagnostics
+    same = {name for name in packed if not name.startswith(("lag", "shift", "gap"))}
+    assert same <= row.diagnostics.keys()
+    for name in ("variance_shift", "dead_units", "gap/val_nll", "lag_cost/val_nll"):
+        # Of other training batches: 20 of them, not 50 or all rows.
+        assert row.diagnostics[name] == pytest.approx(packed[name], rel=0.1, abs=0.02)
+    assert "diagnostics/variance_shift" not in row.metrics
+    assert recommended_path(alone.folder).exists()
+
+
+def test_diagnostics_are_columns_of_the_frame(confirmed: ResultSet) -> None:
+    frame = confirmed.frame("confirm")
+    assert {"variance_shift", "dead_units", "lag_cost/val_nll", "worker", "started"} <= set(frame)
+    assert (frame["variance_shift"] >= 1).all()
+
+
+# The recommended checkpoint
+
+
+def test_the_recommended_checkpoint_has_the_recorded_values(confirmed: ResultSet) -> None:
+    row, network = network_of(confirmed)
+    chosen = summarise(confirmed).recommended
+    assert chosen is not None and row.arm == chosen.name
+    for part in ("val", "test"):
+        reached = accuracy(*logits_of(network, part)).item()
+        assert reached == pytest.approx(row.metrics[f"{part}_accuracy"], abs=1e-7)
+    values = sorted(r.metrics["val_accuracy"] for r in confirmed.confirm if r.arm == row.arm)
+    assert row.metrics["val_accuracy"] == values[0]  # the lower of two in the middle
+    assert len(list((confirmed.folder / "checkpoints" / "confirmed").iterdir())) == 4
+
+
+def test_what_a_crash_left_of_the_checkpoints_is_made_good(tmp_path: Path) -> None:
+    whole = command(tmp_path)
+    path = recommended_path(whole.folder)
+    before = path.read_bytes()
+    path.unlink()
+    assert recommended_row(whole) is None
+    again = command(tmp_path)
+    assert path.read_bytes() == before and recommended_row(again) is not None
+
+
+def test_until_more_is_confirmed_nothing_is_recommended(tmp_path: Path) -> None:
+    few = command(tmp_path, "confirm.seeds=1")
+    plan = make_plan([*TYPED, f"study.folder={tmp_path}"])
+    with closing(Record(plan)) as record:
+        confirmation = Confirmation(plan, record, lambda *passed: None)
+        assert recommended_row(few) is None
+        confirmation.close()  # cut short
+        assert recommended_row(few) is None
+    assert recommended_row(command(tmp_path)) is not None
+
+
+def test_reporting_again_renews_the_figures_of_tensorboard(
+    confirmed: ResultSet, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(confirmed.folder, tmp_path / "copy")
+    file = folder / "tensorboard" / "study" / "events.out.tfevents.2.figures"
+    file.unlink()
+    assert main(["report", str(folder)]) == 0
+    reader = EventAccumulator(str(file.parent)).Reload()
+    names = {f"report/{png.stem}" for png in (folder / "report" / "figures").glob("*.png")}
+    assert set(reader.Tags()["images"]) == names and "report/timeline" in names
 
 
 def test_more_trials_may_bring_others_and_what_was_confirmed_stays(tmp_path: Path) -> None:

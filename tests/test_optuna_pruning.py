@@ -61,12 +61,13 @@ def test_trial_that_is_not_pruned_completes_with_all_its_reports(
 
 # The module logs one metric without sync_dist, as many do.
 @pytest.mark.filterwarnings("ignore:It is recommended to use `self.log")
-def test_two_processes_report_and_prune_as_one_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("package", PACKAGES)
+def test_two_processes_report_and_prune_as_one_does(tmp_path: Path, package: Any) -> None:
     """Every process has the same batches here; the objective is in neither of them."""
     trials: list[optuna.trial.FrozenTrial] = []
     for settings in ({}, {"strategy": "ddp_fork", "devices": 2, "use_distributed_sampler": False}):
         pruned = study(AtSecond())
-        run = objective(PACKAGES[0], tmp_path, [], **settings)
+        run = objective(package, tmp_path, [], **settings)
         pruned.optimize(run, n_trials=1)
         trials += pruned.trials
     alone, together = trials

@@ -13,9 +13,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from sweep.metric import plain
+from sweep.parameters import parameters_of
 from sweep.report import build_report
-from sweep.report.metric import plain
-from sweep.report.parameters import parameters_of
 from sweep.report.reading import read
 from sweep.report.smooth import smooth
 from sweep.report.theme import DARK, LIGHT

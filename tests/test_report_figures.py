@@ -145,12 +145,14 @@ def test_learning_curves_end_where_trials_were_pruned(
     assert {x for x, _ in marks(axes).values()} == {2.0} and len(marks(axes)) == 8
 
 
-def test_the_time_line_has_a_bar_for_each_trial_in_the_lanes_of_its_worker(
+def test_the_time_line_has_a_bar_for_each_training_in_the_lanes_of_its_worker(
     results: ResultSet, drawn: dict[str, Figure]
 ) -> None:
     (axes,) = drawn["timeline"].axes
     bars = [c for c in axes.collections if isinstance(c, PolyCollection)]
-    assert sum(len(c.get_paths()) for c in bars) == len(results.trials)
+    counts = {c.get_label(): len(c.get_paths()) for c in bars}
+    assert counts.pop("fresh seed") == len(results.confirm) == 15
+    assert sum(counts.values()) == len(results.trials)
     assert [label.get_text() for label in axes.get_yticklabels()] == ["worker-0", "worker-1"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 import math
 import os
@@ -357,16 +358,30 @@ def test_trainings_of_the_confirmation_are_one_row_an_arm_averaged(
     folder: Path, board: Board
 ) -> None:
     end(board, 0)
+    started = dt.datetime(2026, 1, 1, 12)
+    times = {"started": started, "finished": started + dt.timedelta(seconds=60)}
     for seed, accuracy in ((1, 0.4), (2, 0.6), (3, 0.8)):
         last = {**metrics(accuracy), "test_accuracy": 0.1}
-        board.confirmed(ConfirmRow("1st", 0, PARAMS, seed, last), 200.0)
-        board.confirmed(ConfirmRow("1st", 0, PARAMS, seed, last), 201.0)  # and again
+        for _ in range(2):  # and again
+            board.confirmed(ConfirmRow("1st", 0, PARAMS, seed, last, **times))
     shown = rows(folder)
     assert set(shown) == {"trial_0000", "confirm 1st"}
     row = shown["confirm 1st"]
     assert params(row) == {**params(shown["trial_0000"]), "status": "confirmed"}
     assert len(row.sessions) == 3
+    assert {s.end_time_secs - s.start_time_secs for s in row.sessions} == {60.0}
     assert results(row)["final/val_accuracy"] == pytest.approx(0.6)
+
+
+def test_diagnostics_of_the_confirmation_are_few_tags(folder: Path, board: Board) -> None:
+    found = {"variance_shift": 1.5, "variance_shift/net.1": 1.25, "gap/val_nll": -0.5}
+    found |= {"gap/val_ece": 0.25, "lag_cost/val_accuracy": 0.125, "dead_units/net.2": 0.75}
+    board.confirmed(ConfirmRow("1st", 0, PARAMS, 1, metrics(0.5), diagnostics=found))
+    run = folder / "confirm_1st_1"
+    shown = {tag for tag in tags(run) if tag.startswith("diagnostics/")}
+    wanted = ("variance_shift", "gap/val_nll", "lag_cost/val_accuracy")
+    assert shown == {f"diagnostics/{name}" for name in wanted}
+    assert curve(run, "diagnostics/gap/val_nll") == [(0, -0.5)]
 
 
 def test_custom_scalars_shows_a_chart_of_each_metric(folder: Path, board: Board) -> None:

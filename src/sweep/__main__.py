@@ -139,9 +139,9 @@ def _look_back(word: str, names: list[str], console: Console) -> int:
     if word == "best":
         show_best(results, console)
     else:
-        from sweep.report import build_report
+        from sweep.pages import renew_report
 
-        console.print(build_report(results), soft_wrap=True)
+        console.print(renew_report(results), soft_wrap=True)
     return 0
 
 

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from sweep.errors import Problem, did_you_mean, got
-from sweep.sections import keys_of, leaves, unknown_key
+from sweep.sections import belongs_to_others, keys_of, leaves, unknown_key
 
 _FAULTS = (
     HydraException,
@@ -100,18 +100,25 @@ def _one_by_one(overrides: Sequence[Override], places: list[str], studies: list[
     groups = _options("", places, ObjectType.GROUP)
     done = Composed(_compose(places), studies)
     good = list(places)
-    # Choices of a group decide which keys there are, so they come first.
-    for override in sorted(overrides, key=lambda o: o.key_or_group not in groups):
-        key = override.key_or_group
+    # Choices of a group, and of a class, decide which keys there are, so they come first.
+    for override in sorted(overrides, key=lambda o: _rank(o.key_or_group, groups)):
+        key, text = override.key_or_group, _text(override)
+        section = key.partition(".")[0]
+        if key not in leaves(done.config) and belongs_to_others(section, done.config.get(section)):
+            text = f"+{text}" if not (override.is_add() or override.is_delete()) else text
         try:
-            done.config = _compose([*good, _text(override)])
-            good.append(_text(override))
+            done.config = _compose([*good, text])
+            good.append(text)
         except _FAULTS as error:
             if key.partition(".")[0] not in done.doubtful - {"study"}:
                 done.problems.append(_explain(override, error, done))
             if key in groups:
                 done.doubtful.add(key)
     return done
+
+
+def _rank(key: str, groups: Sequence[str]) -> int:
+    return 0 if key in groups else 1 if key.endswith("._target_") else 2
 
 
 def _explain(override: Override, error: Exception, done: Composed) -> Problem:

@@ -86,7 +86,27 @@ def make_plan(words: Sequence[str], config_dir: str | None = None) -> Plan:
 def _unfit(plan: Plan) -> list[Problem]:
     """What is wrong with the search as a whole."""
     sampler = unsuited(plan.sampler, plan.asked, plan.profiled)
-    return [*sampler, *without_meaning(plan.search, plan.trial)]
+    return [*sampler, *without_meaning(plan.search, plan.trial), *_misplaced(plan)]
+
+
+def devices_per_trial(trial: Mapping[str, Any]) -> int:
+    """How many devices one trial trains on; a worker has that many."""
+    return int(trial["trainer"].get("devices", 1))
+
+
+def _misplaced(plan: Plan) -> list[Problem]:
+    """What cannot be told to workers, who are placed before their first trial."""
+    placement = [f"trainer.{key}" for key in ("devices", "strategy")]
+    found = [
+        Problem(d.key, "expected one value for all trials, got a range", f"type {d.key}=VALUE")
+        for d in plan.search
+        if d.key in placement
+    ]
+    if devices_per_trial(plan.trial) > 1 and plan.executor.workers_per_device > 1:
+        what = "expected 1 where a trial has several devices (trainer.devices)"
+        got_ = f"{what}, got {plan.executor.workers_per_device}"
+        found.append(Problem("executor.workers_per_device", got_, "type 1"))
+    return found
 
 
 def _search(block: Any, overrides: Overrides, problems: list[Problem]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import yaml
 
 from sweep.config import TRIAL_SECTIONS, Plan
 from sweep.errors import StudyError, as_typed
+from sweep.schema import TrainerSettings
 from sweep.sections import leaves
 from sweep.strategies import design
 
@@ -78,9 +80,14 @@ def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
 
 
 def _shared(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings by dotted key. Null counts as absent: a key may be newer than the record."""
+    """The settings by dotted key. Null counts as absent: a key may be newer than the record.
+
+    So may one of the Trainer's, whose defaults are what it was before.
+    """
     study = {key: config["study"].get(key) for key in _SHARED_OF_STUDY}
     sections = {key: config.get(key) or {} for key in TRIAL_SECTIONS}
+    usual = {f.name: f.default for f in fields(TrainerSettings) if f.default is not MISSING}
+    sections["trainer"] = {**usual, **sections["trainer"]}
     search = {f"search.{key}": text for key, text in config["search"].items()}
     return {k: v for k, v in leaves({"study": study, **sections}).items() if v is not None} | search
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas
 
 RowStatus: TypeAlias = Literal["complete", "pruned", "failed", "running", "waiting"]
+DIFFERENCES = ("lag_cost", "shift_cost", "gap")  # diagnostics that there is one of for each metric
 DEFAULT = "default"  # the arm of the confirmation that is the configuration's own setting
 
 
@@ -61,6 +62,8 @@ class TrialRow:
     seed: int = 0
     seconds: float = 0.0
     reason: str | None = None
+    # The first epoch after which the pruner would stop it: control trials train on. 0: none.
+    doomed: int = 0
     worker: str | None = None
     started: dt.datetime | None = None
     finished: dt.datetime | None = None
@@ -76,7 +79,8 @@ class ConfirmRow:
     """One training on a fresh seed, after the search, of one arm: a setting to be confirmed.
 
     `arm` is "default", or "1st", "2nd", ... for the best of the search. `metrics` has those of
-    validation (val_...) and of the test set (test_...).
+    validation (val_...) and of the test set (test_...); `diagnostics` have the names of
+    `dropnorm.callbacks.Diagnostics`, such as variance_shift, lag_cost/val_nll or gap/val_accuracy.
     """
 
     arm: str
@@ -85,6 +89,10 @@ class ConfirmRow:
     seed: int
     metrics: Mapping[str, float]
     momentum: MomentumCurve | None = None  # on validation
+    diagnostics: Mapping[str, float] = field(default_factory=dict)
+    worker: str | None = None
+    started: dt.datetime | None = None
+    finished: dt.datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -129,11 +137,12 @@ class ResultSet:
         ]
 
     def confirm_rows(self) -> list[dict[str, Any]]:
-        """One flat dict a training of the confirmation: arm, trial, seed, parameters, metrics."""
+        """One flat dict a training of the confirmation: its parameters, metrics, diagnostics."""
         return [
-            {"arm": row.arm, "trial": row.trial, "seed": row.seed, **row.params, **row.metrics}
-            for row in self.confirm
-        ]
+            {"arm": r.arm, "trial": r.trial, "seed": r.seed, **r.params, **r.metrics,
+             **r.diagnostics, "worker": r.worker, "started": r.started, "finished": r.finished}
+            for r in self.confirm
+        ]  # fmt: skip
 
     def frame(
         self, what: Literal["trials", "epochs", "momenta", "confirm"] = "trials"

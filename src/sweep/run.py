@@ -14,12 +14,12 @@ from rich.console import Console
 from sweep.conductor import Conductor
 from sweep.config import Plan
 from sweep.confirm.training import Confirmation, Study
-from sweep.dashboards import show_figures
 from sweep.errors import StudyError
+from sweep.examination import check_metric_is_logged
 from sweep.executors import EXECUTORS
 from sweep.experiment import planned
+from sweep.pages import renew_report
 from sweep.record import Record
-from sweep.report import build_report
 from sweep.results import ResultSet
 from sweep.show import show_end
 from sweep.terminal import Terminal
@@ -33,6 +33,8 @@ def run_study(plan: Plan, console: Console, command: str = "") -> int:
     Errors: ConfigError before anything runs; StudyError later, and what had ended is recorded.
     """
     start = time.monotonic()
+    if not (plan.folder / "study.db").is_file():
+        check_metric_is_logged(plan)
     with closing(Record(plan, command)) as record:
         code = _train(plan, record, console)
         if code:
@@ -67,20 +69,13 @@ def _train(plan: Plan, record: Record, console: Console) -> int:
 
 
 def _report(results: ResultSet) -> Path:
-    """The report's page, built unless it is newer than every trial."""
+    """The report's page, built unless it is newer than every training."""
     page = results.folder / "report" / "index.html"
-    ends = [t.finished.timestamp() for t in results.trials if t.finished]
-    try:
-        if not page.exists() or page.stat().st_mtime < max(ends, default=0):
-            build_report(results)
-            figures = sorted((page.parent / "figures").glob("*.png"))
-            show_figures(results.folder / "tensorboard" / "study", figures)
-    except OSError as error:
-        raise StudyError(
-            f"{page.parent}: cannot be written: {error.strerror}; every trial is recorded: make "
-            f"room, and type python -m sweep report {results.folder}"
-        ) from None
-    return page
+    ends = [row.finished for row in results.trials] + [row.finished for row in results.confirm]
+    last = max((end.timestamp() for end in ends if end), default=0.0)
+    if page.exists() and page.stat().st_mtime >= last:
+        return page
+    return renew_report(results)
 
 
 @contextmanager

@@ -53,6 +53,9 @@ class StudySettings:
     retries: Natural
     max_failures: Whole
     folder: Text
+    trial_timeout_s: Annotated[
+        Positive | None, Field(description="a number above 0 or null", examples=[600])
+    ] = None
 
 
 @dataclass(frozen=True, config=_CLOSED)
@@ -161,6 +164,9 @@ class TrainerSettings:
     deterministic: Annotated[
         StrictBool | Literal["warn"], Field(description="true, false or warn", examples=[True])
     ] = False
+    devices: Whole = 1
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"] = "auto"
+    sync_batchnorm: Flag = False
 
 
 @dataclass(frozen=True, config=_CLOSED)

@@ -7,6 +7,7 @@ record, then the crown. What the record lacks runs again, and is written again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,14 +16,16 @@ from optuna.distributions import BaseDistribution
 
 from sweep.database import DATABASE_ERRORS, cause_of
 from sweep.errors import StudyError
-from sweep.messages import Ended, Report
+from sweep.messages import Ended, Report, Vitals
 from sweep.record import Record
 from sweep.results import TrialRow
 from sweep.saves import Save
 from sweep.store import STATES
 from sweep.tensorboard import Board
+from sweep.usage import together
 
 _TABLE_EVERY_S = 2.0
+_USAGE_EVERY_S = 10.0
 
 
 class Scribe:
@@ -41,7 +44,10 @@ class Scribe:
         self._writes: list[Callable[[], None]] = []
         self._crown: int | None = None  # the trial whose checkpoint becomes best.ckpt
         self._over: list[int] = []  # trials that have ended: what was saved of them can go
+        self._to_record = False  # whether anything of that goes into study.db
         self._broken = False
+        self._vitals: dict[str, Vitals] = {}  # the last of each worker
+        self._usage_due_s = clock()
 
     def start(
         self, row: TrialRow, notes: Mapping[str, Any], history: Mapping[int, Mapping[str, float]]
@@ -55,6 +61,7 @@ class Scribe:
         for epoch, metrics in history.items():
             self._writes.append(partial(self._board.report, row.number, epoch, metrics))
         self._writes.append(partial(self._record.store.begin, row, self._distributions, notes))
+        self._to_record = True
 
     def report(self, event: Report) -> None:
         self._writes.append(partial(self._board.report, event.trial, event.epoch, event.metrics))
@@ -67,6 +74,7 @@ class Scribe:
         """A trial has ended, and its row is final."""
         self._rows[row.number] = row
         self._writes.append(partial(self._write_end, row, event, notes))
+        self._to_record = True
         self._over.append(row.number)
 
     def best(self, number: int, checkpoint: bytes) -> None:
@@ -77,9 +85,21 @@ class Scribe:
     def progress(self, ended: int, best: float | None) -> None:
         self._writes.append(partial(self._board.study, ended, best))
 
+    def vitals(self, worker: str, vitals: Vitals, ended: int) -> None:
+        """What a worker uses; now and then what all of them use is drawn."""
+        self._vitals[worker] = vitals
+        if self._clock() >= self._usage_due_s:
+            self._usage_due_s = self._clock() + _USAGE_EVERY_S
+            self._writes.append(partial(self._board.usage, ended, together(self._vitals.values())))
+
+    def forget(self, worker: str) -> None:
+        """It is gone, and uses nothing."""
+        self._vitals.pop(worker, None)
+
     def set_aside(self, number: int) -> None:
         self._rows[number] = replace(self._rows[number], status="waiting")
         self._writes.append(partial(self._record.store.set_aside, number))
+        self._to_record = True
 
     def flush(self, last: bool = False) -> None:
         """Writes what has come since the last time; the `last` time trials.csv as well.
@@ -106,9 +126,10 @@ class Scribe:
 
     def _write_all(self) -> None:
         writes, self._writes = self._writes, []
-        with self._record.store.together():
+        with self._record.store.together() if self._to_record else nullcontext():
             for write in writes:
                 write()
+        self._to_record = False
         if self._crown is not None:
             self._record.crown_checkpoint(self._crown)
             self._crown = None

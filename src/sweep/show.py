@@ -14,13 +14,14 @@ from rich.console import Console
 from rich.text import Text
 
 from sweep.config import Plan
+from sweep.confirm.checkpoints import recommended_path, recommended_row
 from sweep.confirm.summary import summarise
 from sweep.errors import StudyError
+from sweep.examination import packing
 from sweep.executors.places import describe
 from sweep.experiment import planned
-from sweep.profile import PACKABLE, is_retrofitted, momenta
+from sweep.profile import momenta
 from sweep.results import ResultSet, TrialRow
-from sweep.schema import ConfirmSettings
 from sweep.terminal import minutes, show, spell
 
 _LABELS = 14  # columns of the labels before lines
@@ -40,27 +41,13 @@ def show_plan(plan: Plan, recorded: ResultSet | None, console: Console) -> None:
         *([("recorded", remain)] if recorded else []),
         ("sampler, pruner", f"{plan.sampler.name}, {plan.pruner.name}"),
         ("executor", describe(plan)),
-        ("packing", _packing(plan)),
+        ("packing", packing(plan)),
         ("momenta", _momenta(plan)),
         ("confirm", _confirmation(plan)),
         ("estimate", _estimate(ended, total)),
         ("folder", str(plan.folder)),
     ]
     _print(f"study {study.name}", lines, console)
-
-
-def _packing(plan: Plan) -> str:
-    """Whether trials share packs, or what keeps them apart."""
-    config, lanes = plan.trial, plan.executor.lanes
-    most = f"packs of {lanes}" if lanes != "auto" else "packs of 4 on a CPU, of 64 on a GPU"
-    apart = {
-        "model._target_ is not dropnorm.Classifier": config["model"]["_target_"] != PACKABLE,
-        "retrofit changes its layers": is_retrofitted(config),
-        "trainer.precision is neither 32-true nor bf16-mixed": config["trainer"]["precision"]
-        not in ("32-true", "bf16-mixed"),
-    }
-    reason = next((reason for reason, holds in apart.items() if holds), None)
-    return f"one trial at a time: {reason}" if reason else f"{most}, of trials with equal shapes"
 
 
 def _momenta(plan: Plan) -> str:
@@ -105,15 +92,27 @@ def show_best(results: ResultSet, console: Console) -> None:
     _print(f"study {results.name}", [*_answer(results, console, True), *_result(results)], console)
     target = str(results.config.get("model", {}).get("_target_", "dropnorm.Classifier"))
     module, _, name = target.rpartition(".")
-    checkpoint = json.dumps(f"{results.folder}/checkpoints/best.ckpt", ensure_ascii=False)
+    chosen, path = best_checkpoint(results)
+    checkpoint = json.dumps(str(path), ensure_ascii=False)
     lines = [
-        "",
+        f"# {chosen}",
         f"from {module} import {name}",
         f"model = {name}.load_from_checkpoint({checkpoint}).eval()",
     ]
     if target == "dropnorm.Classifier":
         lines += _USES
-    console.print(Text("\n    ".join(lines)), soft_wrap=True)
+    console.print(Text("\n    ".join(["", *lines])), soft_wrap=True)
+
+
+def best_checkpoint(results: ResultSet) -> tuple[str, Path]:
+    """The checkpoint to use, and whose it is: the recommended setting's, if it was confirmed."""
+    row = recommended_row(results)
+    if row is not None:
+        whose = f"the recommended setting ({row.arm}), its median seed of the confirmation"
+        return whose, recommended_path(results.folder)
+    assert results.best is not None
+    whose = f"trial {results.best.number}, the best of the search"
+    return whose, results.folder / "checkpoints" / "best.ckpt"
 
 
 # What can be done with a Classifier; a test types these lines.
@@ -123,7 +122,7 @@ _USES = [
     "network = model.fold()                             # no norm layers, no dropout: inference",
     "import torch",
     'torch.export.save(torch.export.export(network, (images,)), "model.pt2")',
-    'torch.onnx.export(network, (images,), "model.onnx") # pip install onnx onnxscript',
+    'torch.onnx.export(network, (images,), "model.onnx") # pip install "dropnorm[onnx]"',
 ]
 
 
@@ -131,8 +130,7 @@ def _answer(results: ResultSet, console: Console, all_of_it: bool = False) -> li
     """What the study says, in sentences; with `all_of_it` also how far to trust it."""
     if results.best is None:
         return []
-    margin = results.config.get("confirm", {}).get("margin", ConfirmSettings().margin)
-    answer = summarise(results, margin)
+    answer = summarise(results)
     said = list(answer.sentences)
     if all_of_it:
         said += [answer.shrinkage, *answer.unknown]
@@ -153,7 +151,26 @@ def _result(results: ResultSet) -> list[tuple[str, str]]:
         ("best", f"{spell(best.params)}  (trial {best.number})"),
         (results.metric, f"{show(results.metric, best.value)}  ({', '.join(others)})"),
         ("checkpoint", str(results.folder / "checkpoints" / "best.ckpt")),
+        *_recommended(results),
     ]
+
+
+def _recommended(results: ResultSet) -> list[tuple[str, str]]:
+    """The recommended setting's checkpoint, and what that very training reached."""
+    row = recommended_row(results)
+    if row is None:
+        return []
+    names = [name for name in (results.metric, _tested(results.metric)) if name in row.metrics]
+    reached = ", ".join(f"{name} {show(name, row.metrics[name])}" for name in names)
+    return [
+        ("recommended", f"{spell(row.params)}  ({row.arm}, seed {row.seed})"),
+        ("", f"{reached}"),
+        ("checkpoint", str(recommended_path(results.folder))),
+    ]
+
+
+def _tested(metric: str) -> str:
+    return metric.replace("val_", "test_", 1)
 
 
 def _study(results: ResultSet) -> str:

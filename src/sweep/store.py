@@ -145,7 +145,7 @@ class Store:
         }
         if row.momentum is not None:
             known["momentum"] = asdict(row.momentum)
-        known |= {"worker": row.worker, "reason": row.reason}
+        known |= {"worker": row.worker, "reason": row.reason, "doomed": row.doomed or None}
         known = {key: value for key, value in known.items() if value is not None}
         self._note("trial_user_attributes", trial_id, known)
         self._note("trial_system_attributes", trial_id, notes)
@@ -222,6 +222,7 @@ def to_row(trial: FrozenTrial) -> TrialRow:
         seed=attributes.get("seed", 0),
         seconds=attributes.get("seconds", 0.0),
         reason=attributes.get("reason"),
+        doomed=attributes.get("doomed", 0),
         worker=attributes.get("worker"),
         started=trial.datetime_start,
         finished=trial.datetime_complete,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
@@ -15,10 +16,13 @@ from sweep.errors import Problem
 from sweep.messages import Value
 from sweep.schema import PrunerSettings, SamplerSettings
 from sweep.space import Dimension
+from sweep.tpe import KnownSpaceTpe
 
 
-def make_sampler(settings: SamplerSettings, seed: int) -> BaseSampler:
-    """A sampler for one `ask`, seeded for it.
+def make_sampler(
+    settings: SamplerSettings, seed: int, space: Mapping[str, BaseDistribution] | None = None
+) -> BaseSampler:
+    """A sampler for one `ask`, seeded for it. `space` is all that it will be asked for, if known.
 
     A sampler made once would repeat its draws when a study is resumed; one made for each trial from
     (study seed, trial number) draws the same whether or not the study was interrupted. CMA-ES keeps
@@ -28,8 +32,8 @@ def make_sampler(settings: SamplerSettings, seed: int) -> BaseSampler:
     startup = settings.n_startup_trials
     match settings.name:
         case "tpe":
-            return optuna.samplers.TPESampler(
-                seed=seed, multivariate=settings.multivariate, n_startup_trials=startup
+            return KnownSpaceTpe(
+                space, seed=seed, multivariate=settings.multivariate, n_startup_trials=startup
             )
         case "gp":
             return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)

@@ -23,7 +23,7 @@ from sweep.event_files import (
     write_summary,
 )
 from sweep.messages import Value
-from sweep.results import ConfirmRow
+from sweep.results import DIFFERENCES, ConfirmRow
 from sweep.space import Dimension
 
 log = logging.getLogger(__name__)
@@ -77,19 +77,38 @@ class Board:
         self._append(run, self._epochs.get(number, 0), row)
         self._forget(number)
 
-    def confirmed(self, row: ConfirmRow, ended_s: float) -> None:
+    def confirmed(self, row: ConfirmRow) -> None:
         """Write a training of the confirmation; the table shows those of one arm as one row."""
         run, group = f"confirm_{row.arm}_{row.seed}", f"confirm {row.arm}"
         with self._or_warn():
             empty_event_files(self._folder / run)
         metrics = {k: v for k, v in row.metrics.items() if not k.startswith("test_")}
-        entry = hparams.row(self._search, group, row.params, "confirmed", ended_s, ended_s, metrics)
+        started_s, finished_s = (
+            at.timestamp() if at is not None else 0.0 for at in (row.started, row.finished)
+        )
+        entry = hparams.row(
+            self._search, group, row.params, "confirmed", started_s, finished_s, metrics
+        )
+        entry.MergeFrom(scalars(self._overall(row.diagnostics)))
         self._append(run, 0, entry)
+
+    def _overall(self, diagnostics: Mapping[str, float]) -> dict[str, float]:
+        """What is not of a layer, nor of a minor metric: more tags would bury the rest."""
+        shown = {f"{what}/{of}" for what in DIFFERENCES for of in (self._metric, "val_nll")}
+        return {
+            f"diagnostics/{name}": value
+            for name, value in diagnostics.items()
+            if "/" not in name or name in shown
+        }
 
     def study(self, finished: int, best: float | None) -> None:
         """Draw the study's best value after `finished` trials; None while no trial has one."""
         if best is not None:
             self._append("study", finished, scalars({f"best/{self._metric}": best}))
+
+    def usage(self, finished: int, values: Mapping[str, float]) -> None:
+        """Draw what the workers use together, after `finished` trials."""
+        self._append("study", finished, scalars(values))
 
     def _forget(self, number: int) -> None:
         self._files.pop(_run(number), None)

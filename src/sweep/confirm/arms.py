@@ -16,11 +16,18 @@ from sweep.confirm.estimates import ALPHA, Estimate, difference_of, holm, mean_o
 from sweep.confirm.findings import Arm, Comparison, Interval, Outcome, Split
 from sweep.confirm.wording import Words, against
 from sweep.results import DEFAULT, ConfirmRow, ResultSet
+from sweep.schema import ConfirmSettings
 
 
 def sign_of(results: ResultSet) -> float:
     """1 if more is better, -1 if less is."""
     return 1.0 if results.direction == "maximize" else -1.0
+
+
+def margin_of(results: ResultSet) -> float:
+    """The difference of the metric that matters, as the study was configured."""
+    settings = results.config.get("confirm") or {}
+    return float(settings.get("margin", ConfirmSettings().margin))
 
 
 def by_seed(results: ResultSet, arm: str, split: Split) -> dict[int, float]:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 
 from sweep.messages import Value
-from sweep.report.metric import plain
-from sweep.report.parameters import Parameter
+from sweep.metric import plain
+from sweep.parameters import Parameter
 
 _GRID = 33  # values of a range
 _DIGITS = 3

@@ -59,10 +59,10 @@ def make_specs(
 
 def renamed(rows: Sequence[ConfirmRow], contenders: Sequence[Contender]) -> list[ConfirmRow]:
     """All rows under their contenders' present names; others keep the number of their trial."""
-    by_params = {_key(contender.params): contender for contender in contenders}
+    by_params = {key_of(contender.params): contender for contender in contenders}
     found = []
     for row in rows:
-        contender = by_params.get(_key(row.params))
+        contender = by_params.get(key_of(row.params))
         if contender is None:
             found.append(replace(row, arm=f"trial {row.trial}"))
         else:
@@ -72,10 +72,11 @@ def renamed(rows: Sequence[ConfirmRow], contenders: Sequence[Contender]) -> list
 
 def is_done(spec: TrialSpec, rows: Sequence[ConfirmRow]) -> bool:
     """Whether what a spec trains is among the rows."""
-    return any(_key(r.params) == _key(spec.params) and r.seed == spec.seed for r in rows)
+    return any(key_of(r.params) == key_of(spec.params) and r.seed == spec.seed for r in rows)
 
 
-def _key(params: Mapping[str, Value]) -> str:
+def key_of(params: Mapping[str, Value]) -> str:
+    """A setting in one line, whatever the order of its parameters."""
     return as_typed(dict(sorted(params.items())))
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from sweep.messages import Value
-from sweep.report.metric import Metric
+from sweep.metric import Metric
 
 Split: TypeAlias = Literal["test", "validation"]
 Outcome: TypeAlias = Literal["better", "worse", "equal", "undecided"]

@@ -17,7 +17,7 @@ from sweep.confirm.findings import Level, Standing, Verdict
 from sweep.confirm.ranking import Places, Ranking, rank
 from sweep.confirm.verdicts import judge, unknown
 from sweep.confirm.wording import Words, plural
-from sweep.report.parameters import Parameter
+from sweep.parameters import Parameter
 from sweep.results import MomentumCurve, ResultSet
 
 _ROLE = "{}, the best on average"

@@ -21,8 +21,8 @@ from sweep.confirm.surface import Measured, draw_differences, hold_together
 from sweep.confirm.verdicts import judge, unknown
 from sweep.confirm.wording import Words, plural
 from sweep.messages import Value
-from sweep.report.metric import plain
-from sweep.report.parameters import Parameter
+from sweep.metric import plain
+from sweep.parameters import Parameter
 from sweep.results import ConfirmRow, ResultSet, TrialRow
 
 _ROLE = "the recommended {}"

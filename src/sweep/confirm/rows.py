@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 from collections.abc import Sequence
@@ -37,10 +38,14 @@ def replace_rows(folder: Path, rows: Sequence[ConfirmRow]) -> None:
 
 
 def _line(row: ConfirmRow) -> str:
-    return json.dumps(asdict(row)) + "\n"
+    return json.dumps(asdict(row), default=dt.datetime.isoformat) + "\n"
 
 
 def _row(line: str) -> ConfirmRow:
     known = json.loads(line)
-    curve = known.pop("momentum")
-    return ConfirmRow(**known, momentum=None if curve is None else MomentumCurve(**curve))
+    if (curve := known["momentum"]) is not None:
+        known["momentum"] = MomentumCurve(**curve)
+    for name in ("started", "finished"):  # rows of earlier versions have none
+        if (date := known.get(name)) is not None:
+            known[name] = dt.datetime.fromisoformat(date)
+    return ConfirmRow(**known)

@@ -9,6 +9,7 @@ from sweep.confirm.arms import (
     arms_of,
     by_seed,
     compare_arms,
+    margin_of,
     noise_of,
     recommend,
     sign_of,
@@ -21,17 +22,18 @@ from sweep.confirm.response import response_verdicts
 from sweep.confirm.sentences import effects, recommendation, shrinkage
 from sweep.confirm.wording import Words, listed, plural, said
 from sweep.messages import MOMENTUM_KEYS, Value
-from sweep.report.metric import Metric
-from sweep.report.parameters import parameters_of
+from sweep.metric import Metric
+from sweep.parameters import parameters_of
 from sweep.results import DEFAULT, ResultSet
 
 
-def summarise(results: ResultSet, margin: float = 0.0005) -> Answer:
+def summarise(results: ResultSet, margin: float | None = None) -> Answer:
     """Everything that the rows of a study prove, in figures and in words.
 
-    Differences of the metric up to `margin` do not matter: 0.0005 are 0.05 points of accuracy.
-    Works at any stage of a study; `unknown` says what is missing.
+    Differences of the metric up to `margin`, by default the study's own, do not matter: 0.0005 are
+    0.05 points of accuracy. Works at any stage of a study; `unknown` says what is missing.
     """
+    margin = margin_of(results) if margin is None else margin
     words = Words(_metric(results), margin, parameters_of(results))
     arms = arms_of(results)
     noise = noise_of(results, arms)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 from scipy.stats import qmc
+from threadpoolctl import threadpool_limits
 
 from sweep.confirm.estimates import Array
 
@@ -58,17 +59,18 @@ def draw_differences(measured: Measured, at: Array) -> Array:
     Takes time cubic in the number of measurements: a second or so for 300.
     """
     rng = np.random.default_rng(_SEED)
-    fits = _fits(measured)
-    likelihoods = np.array([f.likelihood for f in fits])
-    weights = np.exp(likelihoods - likelihoods.max())
-    chosen = np.searchsorted(np.cumsum(weights / weights.sum()), (np.arange(_KEPT) + 0.5) / _KEPT)
-    some, times = np.unique(np.minimum(chosen, len(fits) - 1), return_counts=True)
-    return np.concatenate(
-        [
+    with threadpool_limits(1, "blas"):  # on busy cores they wait for each other, twice as long
+        fits = _fits(measured)
+        likelihoods = np.array([f.likelihood for f in fits])
+        weights = np.exp(likelihoods - likelihoods.max())
+        shares = np.cumsum(weights / weights.sum())
+        chosen = np.searchsorted(shares, (np.arange(_KEPT) + 0.5) / _KEPT)
+        some, times = np.unique(np.minimum(chosen, len(fits) - 1), return_counts=True)
+        draws = [
             _draw(measured, fits[i], at, int(n) * _DRAWS, rng)
             for i, n in zip(some, times, strict=True)
         ]
-    )
+    return np.concatenate(draws)
 
 
 def _fits(measured: Measured) -> list[_Fit]:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import time
+import datetime as dt
 from collections.abc import Callable, Sequence
 
 from sweep.conductor import Conductor
 from sweep.config import Plan
+from sweep.confirm.checkpoints import (
+    forget_recommended,
+    keep_checkpoint,
+    recommended_path,
+    settle_checkpoints,
+)
 from sweep.confirm.contenders import choose_contenders, is_done, make_specs, renamed
 from sweep.confirm.rows import append_row, read_rows, replace_rows
-from sweep.messages import Ended, Event, Order, Quit, Ready, TrialSpec, Watch
+from sweep.errors import StudyError
+from sweep.messages import Ended, Event, Order, Quit, Ready, Start, TrialSpec, Watch
 from sweep.record import Record
 from sweep.results import ConfirmRow, MomentumCurve
 from sweep.roster import Roster
@@ -20,7 +27,8 @@ class Confirmation:
     """What is left to confirm of a study that has been searched. Every row is written at once."""
 
     def __init__(self, plan: Plan, record: Record, watch: Watch) -> None:
-        self._record = record
+        self._record, self._watch = record, watch
+        self._begun: dict[int, tuple[str, dt.datetime]] = {}  # worker and start, by number
         search = {d.key: d for d in plan.search}
         self._board = Board(record.folder / "tensorboard", search, plan.study.metric)
         self.contenders = choose_contenders(plan, record.results().trials)
@@ -28,20 +36,48 @@ class Confirmation:
         rows = renamed(read_rows(record.folder), self.contenders)
         replace_rows(record.folder, rows)
         left = [spec for _, spec in self._specs.values() if not is_done(spec, rows)]
-        self.failures: list[str] = []
-        self.roster = Roster(left, watch, self._ended, plan.study.retries)
+        if left:
+            forget_recommended(record.folder)
+        self.roster = Roster(left, self._watched, self._ended, plan.study.retries)
+
+    def close(self) -> None:
+        """Errors: StudyError if the recommended checkpoint cannot be written."""
+        if self.roster.ended < self.roster.total:
+            return
+        try:
+            settle_checkpoints(self._record.results())
+        except OSError as error:
+            raise StudyError(
+                f"{recommended_path(self._record.folder)}: cannot be written: {error.strerror}; "
+                "all trainings are recorded: make room, and type the same command again"
+            ) from error
+
+    def _watched(self, worker: str, message: Event | Order) -> None:
+        if isinstance(message, Start):
+            self._begun[message.spec.number] = (worker, dt.datetime.now())
+        self._watch(worker, message)
 
     def _ended(self, spec: TrialSpec, event: Ended) -> None:
         contender, _ = self._specs[spec.number]
         if event.status != "complete":
-            self.failures.append(f"{contender.arm}, seed {spec.seed}: {event.reason}")
             return
-        curve = MomentumCurve.of(spec.columns, event.bank, event.precise)
+        worker, started = self._begun[spec.number]
         row = ConfirmRow(
-            contender.arm, contender.trial, spec.params, spec.seed, event.metrics, curve
+            contender.arm,
+            contender.trial,
+            spec.params,
+            spec.seed,
+            event.metrics,
+            MomentumCurve.of(spec.columns, event.bank, event.precise),
+            event.diagnostics,
+            worker,
+            started,
+            dt.datetime.now(),
         )
+        if event.checkpoint is not None:
+            keep_checkpoint(self._record.folder, row, event.checkpoint)
         append_row(self._record.folder, row)
-        self._board.confirmed(row, time.time())
+        self._board.confirmed(row)
 
 
 class Study:
@@ -102,6 +138,9 @@ class Study:
     def lost(self, worker: str, reason: str) -> None:
         self._now.lost(worker, reason)
 
+    def overdue(self, worker: str) -> str | None:
+        return self._now.overdue(worker)
+
     def flush(self) -> None:
         self._search.flush()
 
@@ -113,3 +152,5 @@ class Study:
 
     def close(self) -> None:
         self._search.close()
+        if self.confirmation is not None:
+            self.confirmation.close()

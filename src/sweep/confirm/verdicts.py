@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 from sweep.confirm.findings import Effect, Level, Standing, Verdict
 from sweep.confirm.wording import Words, capital, listed, said, span
 from sweep.messages import Value
-from sweep.report.parameters import Parameter
+from sweep.parameters import Parameter
+
+Run: TypeAlias = tuple[Value, Value]  # its first and last value
 
 
 def judge(
@@ -48,7 +51,7 @@ def _sentence(verdict: Verdict, words: Words, role: str) -> str:
     good, rest = _rivals(verdict), _spans(verdict, "undecided")
     parts = []
     if good:
-        parts.append(f"{name} {listed(good)} {_is(good)} as good as {best}")
+        parts.append(f"{_subject(name, good)} as good as {best}")
     else:
         parts.append(f"no other {name} is known to be as good as {best}")
     parts += _worse(verdict, words)
@@ -78,13 +81,11 @@ def _clause(verdict: Verdict) -> str:
     if verdict.effect == "no difference":
         return _no_difference(verdict)
     if good := _rivals(verdict):
-        subject = f"any {name} from" if " to " in good[0] else name
-        text = f"{subject} {listed(good)} {_is(good)} as good"
+        text = f"{_subject(name, good)} as good"
         return text if verdict.effect == "matters" else f"{text}, and none is known to be worse"
     if verdict.effect == "matters":
-        return (
-            f"{name} {listed(_spans(verdict, 'worse'))} is worse, and no other known to be as good"
-        )
+        rest = ", and which of the others is best is undecided" if verdict.runs("undecided") else ""
+        return f"{_subject(name, verdict.runs('worse'))} worse{rest}"
     return f"which {name} is best is undecided"
 
 
@@ -97,15 +98,23 @@ def _no_difference(verdict: Verdict) -> str:
     return f"{start} {'between' if len(good) == 2 else 'among'} {listed(good)}"
 
 
-def _rivals(verdict: Verdict) -> list[str]:
-    """What is as good as the best, in words, but for the best itself where it stands alone."""
-    return [s for s in _spans(verdict, "as good") if s != said(verdict.best)]
+def _rivals(verdict: Verdict) -> list[Run]:
+    """What is as good as the best, but for the best itself where it stands alone."""
+    return [run for run in verdict.runs("as good") if run != (verdict.best, verdict.best)]
+
+
+def _subject(name: str, runs: Sequence[Run]) -> str:
+    """The values that something is said of, with the verb: `any dropout from 0 to 0.1 is`."""
+    numbers = [run for run in runs if run[0] is not None]
+    single = [span(run) for run in numbers if run[0] == run[1]]
+    ranges = [span(run) for run in numbers if run[0] != run[1]]
+    parts = [f"{name} {single[0]}", *single[1:]] if single else []
+    if ranges:
+        parts.append(f"any {'' if single else f'{name} '}from {' or from '.join(ranges)}")
+    parts += [span(run) for run in runs if run[0] is None]
+    return f"{listed(parts)} {'is' if len(parts) == 1 else 'are'}"
 
 
 def _spans(verdict: Verdict, standing: Standing) -> list[str]:
     """The runs of a standing in words."""
     return [span(run) for run in verdict.runs(standing)]
-
-
-def _is(parts: Sequence[str]) -> str:
-    return "is" if len(parts) == 1 else "are"

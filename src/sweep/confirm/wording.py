@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from sweep.confirm.findings import Interval, Outcome
 from sweep.messages import Value
-from sweep.report.metric import Metric, plain
-from sweep.report.parameters import Parameter
+from sweep.metric import Metric, plain
+from sweep.parameters import Parameter
 
 _NAMED = 3  # parameters that a sentence can carry
 _DIGITS = 2

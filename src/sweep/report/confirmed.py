@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from sweep.confirm.findings import Interval
 from sweep.confirm.wording import said
-from sweep.report.metric import MISSING
+from sweep.metric import MISSING
 from sweep.report.reading import Reading
 
 _STANDINGS = {

@@ -17,8 +17,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
-from sweep.report.metric import plain
-from sweep.report.parameters import Parameter
+from sweep.metric import plain
+from sweep.parameters import Parameter
 from sweep.report.reading import Reading, value_of
 from sweep.report.theme import LIGHT
 from sweep.results import TrialRow
@@ -68,9 +68,13 @@ def _ends(reading: Reading) -> tuple[float, float]:
     return reading.floor - _EDGE * (top - reading.floor), top
 
 
-def limit(axes: Axes, reading: Reading) -> None:
-    """Limit a value axis to what is worth showing, with a strip at its edge for all the rest."""
+def limit(axes: Axes, reading: Reading, also: Sequence[float] = ()) -> None:
+    """Limit a value axis to what is worth showing, with a strip at its edge for all the rest.
+
+    `also` are values, in shown units, that may be better than every trial's.
+    """
     edge, top = (end * reading.metric.factor for end in _ends(reading))
+    top = reading.sign * max(reading.sign * v for v in (top, *also))
     span = top - edge or reading.sign  # no difference at all if every value is zero
     strip = edge - _EDGE * span, edge + _EDGE * span
     axes.set_ylim(*sorted((strip[0], top + 0.08 * span)))

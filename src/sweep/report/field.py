@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from sweep.parameters import Parameter
 from sweep.report.drawing import Point
-from sweep.report.parameters import Parameter
 from sweep.report.reading import Reading, value_of, worth_showing
 from sweep.report.smooth import Array, smooth
 from sweep.report.theme import BANDS, LIGHT

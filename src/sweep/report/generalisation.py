@@ -17,8 +17,8 @@ from matplotlib.lines import Line2D
 
 from sweep.confirm.estimates import mean_of
 from sweep.confirm.findings import Interval
+from sweep.parameters import Parameter
 from sweep.report.drawing import DROPOUT, Point, blank, legend, marks, scale
-from sweep.report.parameters import Parameter
 from sweep.report.reading import ENOUGH, Reading
 from sweep.report.slices import draw_slice, draw_trend
 from sweep.report.theme import LIGHT
@@ -36,11 +36,12 @@ def draw_dropout(reading: Reading, width: int) -> Figure | None:
     stacked = width < 500
     figure = blank(width, 330 + (250 * (panels - 1) if stacked else 0))
     grid = figure.subplots(panels if stacked else 1, 1 if stacked else panels, squeeze=False).flat
-    handles = draw_slice(grid[0], reading, dropout)
-    grid[0].set_ylabel(reading.metric.axis)
     factor = reading.metric.factor
-    arms = {a.name: a.validation for a in reading.answer.arms if a.validation}
-    fresh = _draw_arms(grid[0], reading, dropout, lambda arm: _scaled(arms.get(arm), factor))
+    arms = {a.name: _scaled(a.validation, factor) for a in reading.answer.arms if a.validation}
+    ends = [end for a in arms.values() for end in (a.low, a.high) if math.isfinite(end)]
+    handles = draw_slice(grid[0], reading, dropout, ends)
+    grid[0].set_ylabel(reading.metric.axis)
+    fresh = _draw_arms(grid[0], reading, dropout, arms.get)
     if panels == 2:
         _draw_gap(grid[1], reading, dropout, points)
     legend(figure, [*handles, *fresh], width)
@@ -82,9 +83,7 @@ def gap_on_fresh_seeds(reading: Reading, arm: str) -> Interval | None:
     return mean_of(np.array(gaps)).interval(len(gaps)) if gaps else None
 
 
-def _scaled(interval: Interval | None, factor: float) -> Interval | None:
-    if interval is None:
-        return None
+def _scaled(interval: Interval, factor: float) -> Interval:
     mean, low, high = (factor * x for x in (interval.mean, interval.low, interval.high))
     return Interval(mean, low, high, interval.count)
 

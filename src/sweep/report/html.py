@@ -16,10 +16,10 @@ from markupsafe import Markup, escape
 
 from sweep.confirm.findings import Verdict
 from sweep.messages import Value
+from sweep.metric import duration, plain
+from sweep.parameters import Parameter
 from sweep.report.answer import Strong, Text, as_good, caveats, failures, sentences, tally
-from sweep.report.confirmed import arms, comparisons, verdicts
-from sweep.report.metric import duration, plain
-from sweep.report.parameters import Parameter
+from sweep.report.diagnostics import sheets
 from sweep.report.reading import Reading
 from sweep.report.repeat import seeds, steps, versions
 from sweep.report.sections import section
@@ -66,7 +66,7 @@ def html(reading: Reading, drawings: Mapping[str, Sequence[str]]) -> str:
         caveats=caveats(reading),
         tally=tally(reading),
         spans=[_span(reading, p) for p in reading.parameters if reading.answer.recommended],
-        sheets=[s for s in (arms(reading), comparisons(reading), verdicts(reading)) if s],
+        sheets=sheets(reading),
         figures=drawn,
         sections={name: section(reading, name) for name in drawn},
         columns=columns(reading),

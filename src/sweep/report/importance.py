@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from sweep.messages import MOMENTUM, Value
+from sweep.metric import plain
+from sweep.parameters import Parameter
 from sweep.report.drawing import blank, fitting, legend
-from sweep.report.metric import plain
-from sweep.report.parameters import Parameter
 from sweep.report.reading import Reading, value_of
 from sweep.report.theme import LIGHT
 from sweep.results import TrialRow

@@ -9,7 +9,8 @@ import re
 from collections.abc import Collection, Sequence
 
 from sweep.report.answer import Strong, Text, caveats, failures, sentences, tally
-from sweep.report.confirmed import Sheet, arms, comparisons, verdicts
+from sweep.report.confirmed import Sheet
+from sweep.report.diagnostics import sheets
 from sweep.report.figures import COMPACT, SMALL
 from sweep.report.reading import Reading
 from sweep.report.repeat import seeds, steps, versions
@@ -24,7 +25,7 @@ def markdown(reading: Reading, figures: Collection[str]) -> str:
     parts = [f"# {escape(reading.study.name)}", *map(_text, sentences(reading))]
     parts += [f"> {escape(caveat)}" for caveat in caveats(reading)]
     parts += [escape(tally(reading))]
-    for sheet in filter(None, (arms(reading), comparisons(reading), verdicts(reading))):
+    for sheet in sheets(reading):
         parts += [f"## {sheet.title}", escape(sheet.about), _sheet(sheet)]
     for name in figures:
         title, about, _ = section(reading, name)

@@ -20,8 +20,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from sweep.confirm.estimates import Array, mean_of
 from sweep.confirm.wording import plural
 from sweep.messages import MOMENTUM
+from sweep.metric import plain
 from sweep.report.drawing import blank, legend
-from sweep.report.metric import plain
 from sweep.report.reading import Reading
 from sweep.report.theme import LIGHT
 from sweep.results import MomentumCurve

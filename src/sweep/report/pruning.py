@@ -39,7 +39,7 @@ _LOW = 0.5  # a rank correlation that is no ground to prune on
 class Pruning:
     """What is known of one rung. `wrongly` are controls that pruning would have lost.
 
-    They looked no better than a trial that was pruned there, and ended near the best.
+    The pruner would have stopped them, and they ended near the best.
     """
 
     rung: int  # the epoch after which most trials were pruned
@@ -47,7 +47,7 @@ class Pruning:
     rank: float | None  # Spearman's correlation of the complete trials' values then and at the end
     trials: Sequence[TrialRow]  # complete, with a value at the rung
     controls: Sequence[TrialRow]  # of these, those that could not be pruned
-    doomed: Sequence[TrialRow]  # of these, those that looked no better than a pruned one
+    doomed: Sequence[TrialRow]  # of these, those that the pruner would have stopped
     wrongly: Sequence[TrialRow]
 
     @property
@@ -68,9 +68,8 @@ def judge_pruning(reading: Reading) -> Pruning | None:
     pairs = [(t.curve[rung], value_of(t)) for t in trials]
     rank = float(stats.spearmanr(pairs).statistic) if _varied(pairs) else None
     controls = [t for t in trials if _is_control(reading.study.config, t)]
-    sign, near = reading.sign, {t.number for t in reading.near}
-    looked = max((sign * value for value in _pruned_at(reading, rung)), default=-math.inf)
-    doomed = [t for t in controls if sign * t.curve[rung] <= looked]
+    near = {t.number for t in reading.near}
+    doomed = [t for t in controls if t.doomed]
     wrongly = [t for t in doomed if t.number in near]
     return Pruning(rung, ends.total(), rank, trials, controls, doomed, wrongly)
 
@@ -82,8 +81,8 @@ def explain(reading: Reading, pruning: Pruning) -> list[str]:
     if pruning.wrongly:
         spared = plural(len(pruning.wrongly), "control")
         found.append(
-            f"Pruning may have lost settings as good as the best: {spared} that looked no better "
-            f"than a pruned trial ended within {reading.tolerance_words} of it; {remedy}"
+            f"Pruning may have lost settings as good as the best: {spared} that would have been "
+            f"pruned ended within {reading.tolerance_words} of it; {remedy}"
         )
     elif pruning.is_doubtful:
         found.append(
@@ -91,9 +90,9 @@ def explain(reading: Reading, pruning: Pruning) -> list[str]:
             f"about the final one; {remedy}"
         )
     elif pruning.doomed:
-        found.append("Nothing speaks against pruning: what looked bad stayed bad.")
+        found.append("Nothing speaks against pruning: what would have been pruned ended badly.")
     else:
-        found.append("There is no evidence on pruning: no control looked as bad as a pruned trial.")
+        found.append("There is no evidence on pruning: no control would have been pruned.")
     of = plural(len(pruning.trials), "complete trial")
     if pruning.rank is not None:
         found.append(
@@ -101,7 +100,7 @@ def explain(reading: Reading, pruning: Pruning) -> list[str]:
             f"over {of}, most of which were spared because they looked good."
         )
     controls = f"{len(pruning.controls)} of {of} were controls, which nothing can prune"
-    found.append(f"{controls}; {len(pruning.doomed)} of them looked no better than a pruned one.")
+    found.append(f"{controls}; {len(pruning.doomed)} of them would have been pruned.")
     return found
 
 

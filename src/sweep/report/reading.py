@@ -7,20 +7,18 @@ one seed a trial, not a statistical test.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
-from typing import Any
 
 from sweep.confirm.findings import Answer
 from sweep.confirm.summary import summarise
 from sweep.messages import MOMENTUM
-from sweep.report.metric import Metric
-from sweep.report.parameters import Parameter, parameters_of
+from sweep.metric import Metric
+from sweep.parameters import Parameter, parameters_of
 from sweep.results import ResultSet, TrialRow
 
-MARGIN = 0.0005  # of records that say none: a smaller difference does not matter
 ENOUGH = 5  # complete trials before a median, a smooth curve or a surface says anything
 
 
@@ -97,7 +95,7 @@ def read(study: ResultSet) -> Reading:
         key=lambda t: (-sign * value_of(t), t.number),
     )
     values = [value_of(t) for t in complete]
-    answer = summarise(study, _margin(study.config))
+    answer = summarise(study)
     top = values[0] if values else 0.0
     if answer.metric.unit == "%":
         tolerance, words = 0.001, "0.1 percentage points"
@@ -125,11 +123,6 @@ def worth_showing(values: Sequence[float], sign: float, tolerance: float) -> flo
     losses = [abs(top - v) for v in values] or [0.0]
     usual = 4 * median(losses) if len(losses) >= ENOUGH else 0.0
     return top - sign * max(3 * tolerance, min(max(losses), usual or math.inf))
-
-
-def _margin(config: Mapping[str, Any]) -> float:
-    settings = config.get("confirm")
-    return float(settings.get("margin", MARGIN)) if isinstance(settings, Mapping) else MARGIN
 
 
 def _finite(half: float) -> float:

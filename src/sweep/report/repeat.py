@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sweep.confirm.checkpoints import recommended_row
 from sweep.report.reading import Reading
 
 
@@ -29,16 +30,20 @@ def steps(reading: Reading) -> list[Step]:
     found = [Step("Run the study again, or go on", _command(study.config, study.name), "sh")]
     board = f"tensorboard --logdir {shlex.quote(folder)}"
     found.append(Step("See every curve", board, "sh"))
+    if (row := recommended_row(study)) is not None:
+        purpose = f"Load a model of the recommended setting ({row.arm}), its median seed"
+        found.append(Step(purpose, _load(folder, "recommended.ckpt"), "python"))
     if best is not None:
-        checkpoint = json.dumps(f"{folder}/checkpoints/best.ckpt", ensure_ascii=False)
-        lines = (
-            "from dropnorm import Classifier\n\n"
-            f"model = Classifier.load_from_checkpoint({checkpoint})"
-        )
-        found.append(
-            Step(f"Load the model of trial {best.number}, the best of the search", lines, "python")
-        )
+        purpose = f"Load the model of trial {best.number}, the best of the search"
+        found.append(Step(purpose, _load(folder, "best.ckpt"), "python"))
     return found
+
+
+def _load(folder: str, name: str) -> str:
+    checkpoint = json.dumps(f"{folder}/checkpoints/{name}", ensure_ascii=False)
+    return (
+        f"from dropnorm import Classifier\n\nmodel = Classifier.load_from_checkpoint({checkpoint})"
+    )
 
 
 def seeds(reading: Reading) -> list[tuple[str, str]]:

@@ -48,7 +48,7 @@ def section(reading: Reading, figure: str) -> Section:
                 "Was pruning right?", explain(reading, pruning) if pruning else [], warns
             )
         case "timeline":
-            text = "Who trained which trial of the search when; bars above each other share a pack."
+            text = "Who trained what when; bars of one worker above each other share a pack."
             return Section("Workers and lanes", [text])
     raise ValueError(f"expected the name of a figure, got {figure!r}")
 

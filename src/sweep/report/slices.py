@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sweep.messages import MOMENTUM
+from sweep.parameters import Parameter
 from sweep.report.drawing import DROPOUT, Point, blank, jitter, legend, level, limit, marks, scale
-from sweep.report.parameters import Parameter
 from sweep.report.reading import ENOUGH, Reading
 from sweep.report.smooth import smooth_band
 from sweep.report.theme import LIGHT
@@ -51,10 +51,12 @@ def _elsewhere(reading: Reading, parameter: Parameter) -> bool:
     )
 
 
-def draw_slice(axes: Axes, reading: Reading, parameter: Parameter) -> list[Line2D]:
-    """The study's metric of every trial against one parameter."""
+def draw_slice(
+    axes: Axes, reading: Reading, parameter: Parameter, also: Sequence[float] = ()
+) -> list[Line2D]:
+    """The study's metric of every trial against one parameter, with room for values `also`."""
     scale(axes, "x", parameter)
-    limit(axes, reading)
+    limit(axes, reading, also)
     points = [
         Point(t, x if parameter.numeric else x + jitter(t), level(reading, t))
         for t in reading.ended

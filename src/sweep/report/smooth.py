@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -24,12 +25,13 @@ def smooth(points: Array, values: Array, at: Array) -> Array:
 
     Values [n, k] are k surfaces measured at the same points, as smooth as each other; gives [m, k].
     """
-    return _posterior(points, values, at)[0]
+    return smooth_band(points, values, at)[0]
 
 
 def smooth_band(points: Array, values: Array, at: Array) -> tuple[Array, Array]:
-    """The posterior mean at `at` from `values` [n], and half its 95 % interval."""
-    return _posterior(points, values, at)
+    """The posterior mean at `at`, and half its 95 % interval [m]."""
+    with threadpool_limits(1, "blas"):  # on busy cores threads wait for each other
+        return _posterior(points, values, at)
 
 
 def _posterior(points: Array, values: Array, at: Array) -> tuple[Array, Array]:

@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sweep.messages import MOMENTUM
+from sweep.parameters import Parameter
 from sweep.report.drawing import DROPOUT, Point, blank, legend, marks, scale
 from sweep.report.field import draw_field, estimated, measured
-from sweep.report.parameters import Parameter
 from sweep.report.reading import ENOUGH, Reading
 from sweep.report.theme import LIGHT
 from sweep.results import TrialRow

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from sweep.messages import Value
-from sweep.report.metric import MISSING, Metric, duration, plain
-from sweep.report.parameters import Parameter
+from sweep.metric import MISSING, Metric, duration, plain
+from sweep.parameters import Parameter
 from sweep.report.reading import Reading
 from sweep.results import TrialRow
 

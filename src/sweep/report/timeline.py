@@ -1,4 +1,4 @@
-"""Who trained when: a bar for each trial of the search, in the lanes of its worker.
+"""Who trained when: a bar for each trial, and each training on a fresh seed, by worker and lane.
 
 Lanes are told from the times: trials that one worker trains at once lie above each other.
 """
@@ -17,18 +17,24 @@ from matplotlib.ticker import MaxNLocator
 from sweep.report.drawing import blank, legend
 from sweep.report.reading import Reading
 from sweep.report.theme import LIGHT
-from sweep.results import TrialRow
+from sweep.results import ConfirmRow, TrialRow
 
-_COLOURS = {"complete": LIGHT["accent"], "pruned": LIGHT["pruned"], "failed": LIGHT["failed"]}
+_CONFIRMED = "fresh seed"
+_COLOURS = {
+    "complete": LIGHT["accent"],
+    "pruned": LIGHT["pruned"],
+    "failed": LIGHT["failed"],
+    _CONFIRMED: LIGHT["best"],
+}
 _HALF = 0.42  # of a bar's height, where lanes are 1 apart
 _PAUSE_S = 120.0  # a longer one, with no trial on any worker, is cut out
 _UNITS = ((5400.0, 3600.0, "hours"), (150.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
 
 
 class Bar(NamedTuple):
-    """One trial's time in its lane: seconds of the study, pauses left out."""
+    """One training's time in its lane: seconds of the study, pauses left out."""
 
-    trial: TrialRow
+    row: TrialRow | ConfirmRow
     worker: str
     lane: int
     start: float
@@ -36,31 +42,32 @@ class Bar(NamedTuple):
 
 
 def bars_of(reading: Reading) -> tuple[list[Bar], list[float]]:
-    """The bars of all ended trials with times, and where pauses were cut out."""
+    """The bars of all ended trainings with times, and where pauses were cut out."""
+    rows: list[TrialRow | ConfirmRow] = [*reading.ended, *reading.study.confirm]
     found = [
-        (t.started, t.finished, t)
-        for t in reading.ended
-        if t.started and t.finished and t.started <= t.finished
+        (r.started, r.finished, r)
+        for r in rows
+        if r.started and r.finished and r.started <= r.finished
     ]
-    found.sort(key=lambda row: (row[0], row[2].number))
+    found.sort(key=lambda row: row[0])  # of equals, in the order of the rows
     bars, cuts, free = [], [], dict[str, list[dt.datetime]]()
     skipped, latest = dt.timedelta(), found[0][0] if found else dt.datetime.min
     begin = latest
-    for started, finished, trial in found:
+    for started, finished, row in found:
         if (pause := started - latest) > dt.timedelta(seconds=_PAUSE_S):
             cuts.append((latest - begin - skipped).total_seconds())
             skipped += pause
         latest = max(latest, finished)
-        lanes = free.setdefault(trial.worker or "unknown", [])
+        lanes = free.setdefault(row.worker or "unknown", [])
         lane = next((i for i, end in enumerate(lanes) if end <= started), len(lanes))
         lanes[lane : lane + 1] = [finished]
         start, end = ((at - begin - skipped).total_seconds() for at in (started, finished))
-        bars.append(Bar(trial, trial.worker or "unknown", lane, start, end))
+        bars.append(Bar(row, row.worker or "unknown", lane, start, end))
     return bars, cuts
 
 
 def draw_timeline(reading: Reading, width: int) -> Figure | None:
-    """None unless two trials have recorded when they ran."""
+    """None unless two trainings have recorded when they ran."""
     bars, cuts = bars_of(reading)
     if len(bars) < 2:
         return None
@@ -72,10 +79,12 @@ def draw_timeline(reading: Reading, width: int) -> Figure | None:
     last = max(bar.end for bar in bars)
     _, size, unit = next(row for row in _UNITS if last >= row[0])
     for status, colour in _COLOURS.items():
-        some = [bar for bar in bars if bar.trial.status == status]
+        some = [bar for bar in bars if _kind(bar) == status]
         boxes = [_box(bar, tops[bar.worker] + bar.lane, size) for bar in some]
         drawn = PolyCollection(boxes, facecolor=colour, edgecolor=LIGHT["card"], linewidth=0.6)
-        drawn.set_urls([f"#trial-{bar.trial.number}" for bar in some])
+        drawn.set_urls(
+            [f"#trial-{b.row.number}" if isinstance(b.row, TrialRow) else None for b in some]
+        )
         drawn.set_label(status)
         axes.add_collection(drawn)
     for cut in cuts:
@@ -87,8 +96,12 @@ def draw_timeline(reading: Reading, width: int) -> Figure | None:
     axes.set_xlim(0, last / size)
     axes.set_xlabel(f"{unit} since the first trial" + (", pauses cut out" if cuts else ""))
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    legend(figure, _handles([bar.trial.status for bar in bars]), width)
+    legend(figure, _handles([_kind(bar) for bar in bars]), width)
     return figure
+
+
+def _kind(bar: Bar) -> str:
+    return bar.row.status if isinstance(bar.row, TrialRow) else _CONFIRMED
 
 
 def _box(bar: Bar, at: float, size: float) -> list[tuple[float, float]]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sweep.messages import Value
-from sweep.report.metric import plain
+from sweep.metric import plain
 from sweep.results import ResultSet, TrialRow
 
 _LOG = re.compile(r"^\s*tag\(\s*(?:\w+\s*,\s*)*log\s*,")
