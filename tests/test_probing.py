@@ -71,14 +71,14 @@ def test_slow_steps_are_measured_once_and_their_trials_train_alone() -> None:
 
 def test_short_studies_and_single_trials_are_not_measured() -> None:
     device = Device(0.01, 0.001)
-    assert choose_on_cpu(device, 50, 100).lanes == 4
+    assert choose_on_cpu(device, 50, 100).lanes == 2
     assert choose_on_cpu(device, 1, LONG).lanes == 1
     assert not device.tried
 
 
 def test_steps_that_make_no_sense_give_the_usual_number() -> None:
     choice = choose_on_cpu(lambda lanes: Measured(lanes, 0.02 / lanes), 50, LONG)
-    assert choice.lanes == 4
+    assert choice.lanes == 2
     assert "varied too much" in choice.reason
 
 
@@ -184,7 +184,7 @@ def test_a_trial_that_cannot_be_measured_is_left_to_its_training(
     desk = waiting(tmp_path, "data.batch_size=9999")
     desk.share = 9
     choice = choose(desk, first_key(desk))
-    assert choice.lanes == 4
+    assert choice.lanes == 2
     assert "measuring failed: DataError" in choice.reason
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
+STUDIES = dict(re.findall(r"<!-- study: (\w+) -->\n```yaml\n(.*?)```", README, re.DOTALL))
 RECIPES = dict(re.findall(r"<!-- recipe: (\w+) -->\n```python\n(.*?)```", README, re.DOTALL))
 
 
@@ -40,9 +41,24 @@ def test_recipe_runs(folder: Path, recipe: str) -> None:
     run(folder, "-W", "ignore", "-c", RECIPES[recipe])
 
 
-def test_there_are_four_recipes_and_two_commands() -> None:
-    assert sorted(RECIPES) == ["blocks", "module", "results", "retrofit"]
-    for name, needed in (("main", "-m sweep +study=mnist"), ("test", "-m pytest")):
+@pytest.mark.slow
+@pytest.mark.parametrize("study", STUDIES)
+def test_study_of_a_module_of_your_own_runs(tmp_path: Path, study: str) -> None:
+    """The package that it names has the module of the recipe, and data that is there."""
+    module, _ = RECIPES["retrofit"].replace("class Old(", "class MyModule(").split("\nmodule = ")
+    data = "class MyData(MNIST):\n    def __init__(self):\n        super().__init__(train_size=500)"
+    (tmp_path / "my_package.py").write_text(f"{module}\n\n{data}\n")
+    (tmp_path / "conf" / "study").mkdir(parents=True)
+    (tmp_path / "conf" / "study" / f"{study}.yaml").write_text(STUDIES[study])
+    small = ["study.trials=2", "trainer.max_epochs=2", "confirm.seeds=1", "executor=inline"]
+    run(tmp_path, "-m", "sweep", f"+study={study}", "--config-dir", "conf", *small)
+    assert "dropout" in (tmp_path / "sweeps" / study / "report" / "REPORT.md").read_text()
+
+
+def test_the_readme_has_its_recipes_its_study_and_two_commands() -> None:
+    assert sorted(RECIPES) == ["blocks", "module", "pack", "results", "retrofit"]
+    assert list(STUDIES) == ["mine"]
+    for name, needed in (("main", "-m sweep +study=mnist"), ("test", "-m pytest -n auto")):
         (command,) = re.findall(rf"<!-- {name} -->\n```sh\n(.*)\n```", README)
         assert command.startswith("python3 -m venv .venv && ") and command.endswith(needed)
 

@@ -167,7 +167,7 @@ def test_how_to_search_may_change(tmp_path: Path, typed: str) -> None:
 def test_a_setting_that_a_later_version_adds_as_null_changes_nothing(tmp_path: Path) -> None:
     recorded(tmp_path)
     now = plan(tmp_path)
-    trainer = {**now.resolved["trainer"], "strategy": None}
+    trainer = {**now.resolved["trainer"], "val_check_interval": None}
     open_and_close(replace(now, resolved={**now.resolved, "trainer": trainer}))
 
 

@@ -30,7 +30,7 @@ from sweep.worker.training import Training
 
 log = logging.getLogger(__name__)
 
-PRECISE_BATCHES = 50  # means and variances over some thousand images, exact to a percent
+PRECISE = 5000  # training images for precise statistics: 10^3 to 10^4 suffice (Wu & Johnson 2021)
 SUBSET = 5000  # training images that the generalisation gap is measured on, the same in all trials
 
 Averages: TypeAlias = Mapping[str, Tensor]  # running_mean and running_var of each norm, by name
@@ -92,7 +92,8 @@ def _precise(
     network: nn.Module, data: ImageData, pack: Pack
 ) -> tuple[dict[str, Averages], dict[str, dict[str, float]]]:
     """Precise statistics gathered with dropout off and on, and validation's metrics with each."""
-    rows = data.train_rows()[: PRECISE_BATCHES * data.batch_size].to(pack.device)
+    count = max(PRECISE // data.batch_size, 1) * data.batch_size  # whole batches, as in training
+    rows = data.train_rows()[:count].to(pack.device)
     part = data.part("train", pack.device)
     averages: dict[str, Averages] = {}
     for name, dropout in (("dropout_off", False), ("dropout_on", True)):
