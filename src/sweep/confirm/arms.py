@@ -40,12 +40,14 @@ def by_seed(results: ResultSet, arm: str, split: Split) -> dict[int, float]:
 
 
 def arms_of(results: ResultSet) -> list[Arm]:
-    """Every arm that has a row, in order of first appearance."""
+    """Every arm that has a row: as good as the search saw them, and the default last."""
     rows = {row.arm: row for row in reversed(results.confirm)}
     names = list(dict.fromkeys(row.arm for row in results.confirm))
     values = {name: by_seed(results, name, "validation") for name in names}
     trained = set[int]().union(*values.values())
-    return [_arm(results, rows[name], values[name], len(trained)) for name in names]
+    arms = [_arm(results, rows[name], values[name], len(trained)) for name in names]
+    sign = sign_of(results)
+    return sorted(arms, key=lambda arm: math.inf if arm.searched is None else -sign * arm.searched)
 
 
 def _arm(results: ResultSet, row: ConfirmRow, values: Mapping[int, float], trained: int) -> Arm:
