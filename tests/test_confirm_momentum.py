@@ -20,11 +20,11 @@ EQUAL = dict.fromkeys(MOMENTA, 0.0)
 SMALL_IS_BAD = {**EQUAL, 0.001: -0.0012}
 
 
-def verdict(found: ResultSet) -> Verdict | None:
+def verdict(found: ResultSet, recommended: float | None = None) -> Verdict | None:
     parameters = parameters_of(found)
     words = Words(Metric.of(found.metric, [0.98]), 0.0005, parameters)
     (momentum,) = (p for p in parameters if p.key == MOMENTUM)
-    return momentum_verdict(found, momentum, words)
+    return momentum_verdict(found, momentum, words, recommended)
 
 
 def made(seed: int, of_momentum: dict[float | None, float], seeds: int = 5) -> ResultSet:
@@ -52,6 +52,14 @@ def test_equal_momenta_make_no_detectable_difference(seeds: int) -> None:
         "bn_momentum makes no detectable difference between 0.001 and 1, "
         "the cumulative average included"
     )
+
+
+def test_values_are_held_against_the_recommended_one_unless_another_is_better() -> None:
+    found = verdict(made(23, EQUAL), recommended=0.01)
+    assert found and found.best == 0.01 and "the recommended 0.01" in found.sentence
+    found = verdict(made(20, SMALL_IS_BAD), recommended=0.001)
+    assert found and found.best != 0.001 and "the best on average" in found.sentence
+    assert next(x for x in found.levels if x.value == 0.001).standing == "worse"
 
 
 def test_values_are_worse_or_as_good_as_they_truly_are() -> None:

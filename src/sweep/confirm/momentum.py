@@ -17,17 +17,24 @@ from sweep.confirm.findings import Level, Standing, Verdict
 from sweep.confirm.ranking import Places, Ranking, rank
 from sweep.confirm.verdicts import judge, unknown
 from sweep.confirm.wording import Words, plural
+from sweep.messages import Value
 from sweep.parameters import Parameter
 from sweep.results import MomentumCurve, ResultSet
 
-_ROLE = "{}, the best on average"
+_ROLES = {True: "the recommended {}", False: "{}, the best on average"}
 _ENOUGH = 3  # independent curves: two leave an interval that nothing leaves
 
 Curves = Sequence[tuple[Hashable, MomentumCurve]]  # each with what it is independent by
 
 
-def momentum_verdict(results: ResultSet, parameter: Parameter, words: Words) -> Verdict | None:
-    """From the confirmation, or the search's own curves without it; None if nothing was scored."""
+def momentum_verdict(
+    results: ResultSet, parameter: Parameter, words: Words, recommended: Value = None
+) -> Verdict | None:
+    """From the confirmation, or the search's own curves without it; None if nothing was scored.
+
+    After a confirmation the values are held against the recommended one, which the search found, or
+    against the search's best on average where the recommended one was not scored.
+    """
     fresh = [(r.seed, r.momentum) for r in results.confirm if r.momentum is not None]
     found = [(t.number, t.momentum) for t in results.complete if t.momentum is not None]
     confirmed = len({seed for seed, _ in fresh}) >= _ENOUGH
@@ -40,13 +47,19 @@ def momentum_verdict(results: ResultSet, parameter: Parameter, words: Words) -> 
         return unknown(parameter, f"{plural(count, 'training')} scored its values in common")
     values = sign_of(results) * _table(curves, momenta)
     numbers = momenta[: len(momenta) - (None in momenta)]
-    anchor = _expected_best(sign_of(results), found, numbers) if confirmed else None
+    anchor = None
+    if confirmed and recommended is not None and recommended in numbers:
+        anchor = np.array(numbers.index(recommended))
+    elif confirmed:
+        anchor = _expected_best(sign_of(results), found, numbers)
     ranking = rank(values, words.margin, len(numbers), anchor)
     where = f"{plural(count, 'fresh seed')} of the confirmation" if confirmed else "the search"
     evidence = f"{plural(len(curves), 'training')} in {where}, all values on the same weights"
     levels = [_level(ranking, i, momentum, count) for i, momentum in enumerate(momenta)]
     seeds = _seeds(ranking.difference, levels, count, words.margin)
-    return judge(parameter, levels, momenta[int(ranking.best)], evidence, seeds, words, _ROLE)
+    best = momenta[int(ranking.best)]
+    role = _ROLES[confirmed and best == recommended]
+    return judge(parameter, levels, best, evidence, seeds, words, role)
 
 
 def _common(curves: Curves) -> list[float | None]:

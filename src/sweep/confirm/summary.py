@@ -91,7 +91,7 @@ def _verdicts(
     value that no trial has, the search's best never does.
     """
     profiled = [p for p in words.parameters if p.key in MOMENTUM_KEYS]
-    on_momentum = [momentum_verdict(results, p, words) for p in profiled]
+    on_momentum = [momentum_verdict(results, p, words, settings[0].get(p.key)) for p in profiled]
     found = {verdict.key: verdict for verdict in on_momentum if verdict is not None}
     rest = [p for p in words.parameters if p.key not in found]
     base = next((s for s in settings if point(rest, s) is not None), settings[0])
