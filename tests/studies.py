@@ -14,12 +14,14 @@ from typing import Any, TypeVar
 
 from sweep.conductor import Conductor
 from sweep.config import Plan, make_plan
+from sweep.executors import EXECUTORS
 from sweep.messages import MOMENTUM, Ended, Event, Order, Ready, Report, Start, Stop, TrialSpec
 from sweep.record import Record
 from sweep.results import ResultSet, RowStatus, TrialRow
 
 EPOCHS = 4
 T = TypeVar("T")
+Watch = Callable[[Conductor, Event | Order], None]
 
 
 def plan(folder: Path, *overrides: str) -> Plan:
@@ -125,6 +127,25 @@ class Bench:
     def close(self) -> None:
         self.conductor.close()
         self.record.close()
+
+
+def run(plan: Plan, watch: Watch | None = None) -> list[TrialRow]:
+    """Trains with an inline worker, and `watch` looking on; what is recorded afterwards."""
+    record = Record(plan)
+    record.describe()
+
+    def look(worker: str, message: Event | Order) -> None:
+        if watch is not None:
+            watch(conductor, message)
+
+    conductor = Conductor(plan, record, look)
+    try:
+        EXECUTORS["inline"](conductor, plan)
+    finally:
+        conductor.close()
+        rows = list(record.results().trials)
+        record.close()
+    return rows
 
 
 @contextmanager

@@ -12,12 +12,12 @@ from sweep import load_study
 from sweep.__main__ import main
 from sweep.conductor import Conductor
 from sweep.config import make_plan
-from sweep.executors import EXECUTORS
 from sweep.messages import Event, Order, Report, Start
-from sweep.record import Record
 from sweep.results import TrialRow
+from tests import studies
 from tests.own_modules import QUICK, write
-from tests.test_worker import Watch, essence
+from tests.studies import Watch
+from tests.test_worker import essence
 
 # Products of all lanes at once may round otherwise than a plain module's, by 1e-15 here. What
 # remains is that a momentum and a rate are float32 in a pack or outside, 3e-8 off, which 36 steps
@@ -38,21 +38,7 @@ def run(home: Path, name: str, *words: str, watch: Watch | None = None) -> list[
     """A study below `home`, with an inline worker; what is recorded afterwards."""
     folder = f"study.folder={home}/{name}"
     plan = make_plan(["+study=mine", *QUICK, folder, *words], str(home / "conf"))
-    record = Record(plan)
-    record.describe()
-
-    def look(worker: str, message: Event | Order) -> None:
-        if watch is not None:
-            watch(conductor, message)
-
-    conductor = Conductor(plan, record, look)
-    try:
-        EXECUTORS["inline"](conductor, plan)
-    finally:
-        conductor.close()
-        rows = list(record.results().trials)
-        record.close()
-    return rows
+    return studies.run(plan, watch)
 
 
 def log_of(home: Path, name: str) -> str:

@@ -6,7 +6,6 @@ import gc
 import logging
 import random
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,14 @@ import torch
 
 from dropnorm.pack import Pack
 from sweep.conductor import Conductor
-from sweep.executors import EXECUTORS
 from sweep.messages import Event, Order, Ready, Start, TrialSpec
-from sweep.record import Record
 from sweep.worker import probing
 from sweep.worker.desk import Desk
 from sweep.worker.lanes import Key, pack_key
 from sweep.worker.packed import train_packed
 from sweep.worker.probing import Choice, Measured, choose, choose_on_cpu, choose_on_gpu, measure
-from tests.studies import bench, plan
+from tests import studies
+from tests.studies import Watch, bench, plan
 
 GIB = 2**30
 LONG = 10**6  # steps of a trial, beside which measuring is nothing
@@ -188,20 +186,10 @@ def test_a_trial_that_cannot_be_measured_is_left_to_its_training(
     assert "measuring failed: DataError" in choice.reason
 
 
-def run(
-    folder: Path, *words: str, watch: Callable[[str, Event | Order], None] | None = None
-) -> list[tuple[Any, ...]]:
+def run(folder: Path, *words: str, watch: Watch | None = None) -> list[tuple[Any, ...]]:
     """A study by an inline worker: what each trial brought about."""
     study = plan(folder, "study.trials=4", "trainer.max_epochs=1", *words)
-    record = Record(study)
-    record.describe()
-    conductor = Conductor(study, record, watch or (lambda *_: None))
-    try:
-        EXECUTORS["inline"](conductor, study)
-    finally:
-        conductor.close()
-        rows = list(record.results().trials)
-        record.close()
+    rows = studies.run(study, watch)
     return [(row.status, dict(row.params), row.metrics, row.history) for row in rows]
 
 
@@ -219,7 +207,7 @@ def test_results_do_not_depend_on_having_been_measured(
     monkeypatch.setattr(probing, "measure", noted)
     asked: list[int] = []
 
-    def watch(worker: str, message: Event | Order) -> None:
+    def watch(conductor: Conductor, message: Event | Order) -> None:
         if isinstance(message, Ready):
             asked.append(message.lanes)
 

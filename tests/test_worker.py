@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,39 +11,16 @@ import torch
 from dropnorm import Classifier, Synthetic
 from dropnorm.pack import Pack
 from sweep.conductor import Conductor
-from sweep.config import Plan
-from sweep.executors import EXECUTORS
 from sweep.messages import MOMENTUM, Ended, Event, Order, Report, Start
-from sweep.record import Record
 from sweep.results import TrialRow
 from sweep.saves import Saves
-from tests.studies import plan
+from tests.studies import Watch, plan, run
 
-Watch = Callable[[Conductor, Event | Order], None]
 QUICK = (
     "study.trials=5",
     "optimizer.lr=tag(log,interval(0.001,0.01))",
     "optimizer.schedule=cosine",
 )
-
-
-def run(plan: Plan, watch: Watch | None = None) -> list[TrialRow]:
-    """Trains with an inline worker, and `watch` looking on; what is recorded afterwards."""
-    record = Record(plan)
-    record.describe()
-
-    def look(worker: str, message: Event | Order) -> None:
-        if watch is not None:
-            watch(conductor, message)
-
-    conductor = Conductor(plan, record, look)
-    try:
-        EXECUTORS["inline"](conductor, plan)
-    finally:
-        conductor.close()
-        rows = list(record.results().trials)
-        record.close()
-    return rows
 
 
 def essence(row: TrialRow) -> tuple[Any, ...]:

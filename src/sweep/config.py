@@ -18,6 +18,7 @@ from sweep.ranges import check_ranges
 from sweep.sections import check_metric, check_section, leaves, unknown_key
 from sweep.space import Dimension, write_params
 from sweep.strategies import unsuited
+from sweep.trial_config import devices_per_trial
 
 TRIAL_SECTIONS = ("model", "data", "optimizer", "trainer", "retrofit")  # what a worker is told
 _OWN_SECTIONS = ("study", "sampler", "pruner", "executor", "confirm")  # what the conductor reads
@@ -89,11 +90,6 @@ def _unfit(plan: Plan) -> list[Problem]:
     return [*sampler, *without_meaning(plan.search, plan.trial), *_misplaced(plan)]
 
 
-def devices_per_trial(trial: Mapping[str, Any]) -> int:
-    """How many devices one trial trains on; a worker has that many."""
-    return int(trial["trainer"].get("devices", 1))
-
-
 def _misplaced(plan: Plan) -> list[Problem]:
     """What cannot be told to workers, who are placed before their first trial."""
     placement = [f"trainer.{key}" for key in ("devices", "strategy")]
@@ -103,9 +99,9 @@ def _misplaced(plan: Plan) -> list[Problem]:
         if d.key in placement
     ]
     if devices_per_trial(plan.trial) > 1 and plan.executor.workers_per_device > 1:
-        what = "expected 1 where a trial has several devices (trainer.devices)"
-        got_ = f"{what}, got {plan.executor.workers_per_device}"
-        found.append(Problem("executor.workers_per_device", got_, "type 1"))
+        came = plan.executor.workers_per_device
+        what = f"expected 1 where a trial has several devices (trainer.devices), got {came}"
+        found.append(Problem("executor.workers_per_device", what, "type 1"))
     return found
 
 

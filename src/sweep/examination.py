@@ -11,10 +11,11 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 
-from sweep.config import Plan, devices_per_trial
+from sweep.config import Plan
 from sweep.errors import ConfigError, Problem, did_you_mean
 from sweep.messages import TrialSpec
-from sweep.profile import PACKABLE, is_retrofitted, momenta
+from sweep.profile import PACKABLE, momenta
+from sweep.trial_config import PACKED_PRECISIONS, devices_per_trial, is_retrofitted
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def packing(plan: Plan) -> str:
     most = f"packs of {lanes}" if lanes != "auto" else "packs as large as pays"
     if is_retrofitted(config):
         return "one trial at a time: retrofit changes its layers"
-    if config["trainer"]["precision"] not in ("32-true", "bf16-mixed"):
+    if config["trainer"]["precision"] not in PACKED_PRECISIONS:
         return "one trial at a time: trainer.precision is neither 32-true nor bf16-mixed"
     return f"{most}, of trials with equal shapes"
 

@@ -13,6 +13,7 @@ from sweep.errors import Problem
 from sweep.messages import MOMENTUM, RETROFITTED
 from sweep.schema import PrunerSettings
 from sweep.space import Dimension
+from sweep.trial_config import is_retrofitted
 
 POINTS = 13  # momenta of an interval: four a decade from 0.001 to 1
 _DIGITS = 3
@@ -29,11 +30,6 @@ def profiled(
     if trial["model"].get("_target_") == PACKABLE and not is_retrofitted(trial):
         keys.append(MOMENTUM)
     return next((d for d in search if d.key in keys), None)
-
-
-def is_retrofitted(trial: Mapping[str, Any]) -> bool:
-    """Whether anything of the module's layers is replaced."""
-    return any(value is not None for value in (trial.get("retrofit") or {}).values())
 
 
 def without_meaning(search: Sequence[Dimension], trial: Mapping[str, Any]) -> list[Problem]:

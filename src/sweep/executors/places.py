@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweep.config import Plan, devices_per_trial
+from sweep.config import Plan
 from sweep.errors import ConfigError, Problem
 from sweep.schema import ExecutorSettings
+from sweep.trial_config import devices_per_trial
 
 MOST_ON_CPU = 16  # workers of half a gigabyte each
 

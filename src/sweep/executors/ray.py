@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sweep.config import Plan, devices_per_trial
+from sweep.config import Plan
 from sweep.errors import ConfigError, Problem, StudyError
 from sweep.executors.child import Job
 from sweep.executors.crew import Crew, Evicted, Gone
@@ -27,6 +27,7 @@ from sweep.executors.local import last_line
 from sweep.executors.places import MOST_ON_CPU, Place
 from sweep.executors.post import Post
 from sweep.messages import Conducting, Event, Order
+from sweep.trial_config import devices_per_trial
 
 _LOOK_S = 3.0  # how often the cluster is asked for its nodes
 _STORE_BYTES = 100 * 2**20  # messages and checkpoints pass through, nothing stays

@@ -20,7 +20,7 @@ from sweep.worker.build import build, lightning_of, make_trainer
 from sweep.worker.desk import Desk
 from sweep.worker.draws import KeyedDraws
 from sweep.worker.metrics import SAVE_EVERY_S, first_broken, require
-from sweep.worker.momentum import best_column
+from sweep.worker.momentum import of_best
 from sweep.worker.scoring import LastDiagnostics
 
 
@@ -126,12 +126,9 @@ class Conversation(Callback):
             return report, {}
         spec, curve = self._spec, self._bank.curve
         scores = {name: [values[m] for m in spec.columns] for name, values in curve.items()}
-        best = best_column(spec, scores, self._desk)
-        report = replace(report, bank=tuple(scores[self._desk.metric]))
-        if spec.momentum_is_fixed:
-            return report, {}
-        metrics = {**report.metrics, **{name: column[best] for name, column in scores.items()}}
-        return replace(report, metrics=metrics), {spec.momentum_key: spec.momenta[best]}
+        metrics, found = of_best(spec, scores, self._desk)
+        bank = tuple(scores[self._desk.metric])
+        return replace(report, metrics={**report.metrics, **metrics}, bank=bank), found
 
 
 def served(

@@ -21,6 +21,7 @@ from dropnorm.retrofitting import retrofit
 from dropnorm.seeds import derive
 from dropnorm.synchronisation import synchronise
 from sweep.messages import TrialSpec
+from sweep.trial_config import devices_per_trial
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +37,6 @@ def quiet() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for advice in _NOT_FOR_US:
         warnings.filterwarnings("ignore", message=advice)
-
-
-def devices_of(config: Mapping[str, Any]) -> int:
-    """How many devices a trial trains on, each with a process of its own."""
-    return int(config["trainer"].get("devices", 1))
 
 
 def on_gpu(settings: Mapping[str, Any]) -> bool:
@@ -72,7 +68,7 @@ def build(spec: TrialSpec, rank: int = 0) -> tuple[pl.LightningDataModule, pl.Li
     if rank:
         seed_dropout(module, derive(spec.seed, "rank", rank))
     trainer = spec.config["trainer"]
-    if trainer.get("sync_batchnorm") and devices_of(spec.config) > 1:
+    if trainer.get("sync_batchnorm") and devices_per_trial(spec.config) > 1:
         synchronise(module, on_gpu(trainer))
     return data, module
 
@@ -101,8 +97,8 @@ def offered(spec: TrialSpec, data: pl.LightningDataModule) -> dict[str, Any]:
 
 def accepted(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the values that a section's class takes and its configuration leaves open."""
-    accepted = inspect.signature(get_class(config["_target_"])).parameters
-    return {k: v for k, v in values.items() if k in accepted and k not in config}
+    parameters = inspect.signature(get_class(config["_target_"])).parameters
+    return {k: v for k, v in values.items() if k in parameters and k not in config}
 
 
 def lightning_of(module: object) -> ModuleType:
@@ -122,7 +118,7 @@ def make_trainer(
     package = lightning_of(module)
     trainer: type[pl.Trainer] = package.Trainer
     placed: dict[str, Any] = {"devices": 1}
-    if (devices := int(settings.get("devices", 1))) > 1:
+    if (devices := devices_per_trial({"trainer": settings})) > 1:
         environments = import_module(f"{package.__name__}.plugins.environments")
         strategy = settings.get("strategy", "auto")
         placed = {

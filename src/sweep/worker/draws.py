@@ -16,7 +16,7 @@ from dropnorm.blocks import Dropout
 from dropnorm.callbacks.callback import Callback
 from dropnorm.draws import key_loader, seed_draws
 from sweep.messages import TrialSpec
-from sweep.worker.build import devices_of
+from sweep.trial_config import devices_per_trial
 
 _STEPS = "keyed_dropout_steps"
 
@@ -34,7 +34,7 @@ class KeyedDraws(Callback):
     def attach(self, trainer: pl.Trainer, data: pl.LightningDataModule) -> None:
         """To be called just before `fit`."""
         seed_draws(0, "data")
-        if devices_of(self._spec.config) > 1:
+        if devices_per_trial(self._spec.config) > 1:
             return
         make = data.train_dataloader
         progress: Any = trainer.fit_loop.epoch_progress

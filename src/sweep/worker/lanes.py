@@ -14,11 +14,11 @@ from dropnorm.data.images import ImageData
 from dropnorm.module import Classifier
 from dropnorm.pack import signature, stack
 from sweep.messages import TrialSpec
-from sweep.worker.build import build, build_data, devices_of, offered
+from sweep.trial_config import PACKED_PRECISIONS, devices_per_trial, is_retrofitted
+from sweep.worker.build import build, build_data, offered
 from sweep.worker.desk import Desk
 from sweep.worker.fitness import BEGUN_IN_A_PACK, fitness
 
-_PRECISIONS = ("32-true", "bf16-mixed")
 _PACKED: dict[Hashable, bool] = {}  # whether networks of a signature have a packed form
 
 
@@ -43,7 +43,7 @@ def pack_key(desk: Desk, spec: TrialSpec) -> Key | None:
     Errors: whatever is wrong with the trial's settings.
     """
     config = spec.config
-    if devices_of(config) > 1:
+    if devices_per_trial(config) > 1:
         return None
     others = json.dumps([config["data"], config["trainer"]], sort_keys=True)
     if get_class(config["model"]["_target_"]) is not Classifier:
@@ -54,10 +54,12 @@ def pack_key(desk: Desk, spec: TrialSpec) -> Key | None:
         found = fitness(spec, desk.metric)
         return None if found.reason else Key(True, found.shape, others, spec.columns)
     trainer = config["trainer"]
-    retrofitted = any(value is not None for value in config["retrofit"].values())
-    if retrofitted or not issubclass(get_class(config["data"]["_target_"]), ImageData):
+    if is_retrofitted(config) or not issubclass(get_class(config["data"]["_target_"]), ImageData):
         return None
-    if trainer["precision"] not in _PRECISIONS or trainer.get("accumulate_grad_batches", 1) != 1:
+    if (
+        trainer["precision"] not in PACKED_PRECISIONS
+        or trainer.get("accumulate_grad_batches", 1) != 1
+    ):
         return None
     settings = lane_settings(spec)
     shape = signature(settings)

@@ -9,8 +9,9 @@ from typing import Literal
 
 from dropnorm.matmul import choose_matmul_backend
 from sweep.messages import Exchange
+from sweep.trial_config import devices_per_trial
 from sweep.worker.alone import train_alone
-from sweep.worker.build import devices_of, quiet
+from sweep.worker.build import quiet
 from sweep.worker.desk import Desk, Disconnected
 from sweep.worker.lanes import pack_key, packs_theirs
 from sweep.worker.packed import train_packed
@@ -53,7 +54,7 @@ def _train_next(desk: Desk, prober: Prober | None, ranks: Ranks) -> None:
         key = pack_key(desk, spec)
         if key is None:
             desk.waiting.popleft()
-            train = ranks.train if devices_of(spec.config) > 1 else train_alone
+            train = ranks.train if devices_per_trial(spec.config) > 1 else train_alone
             desk.say([train(desk, spec)])
     except Disconnected:
         raise

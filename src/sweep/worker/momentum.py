@@ -25,17 +25,29 @@ def best_column(spec: TrialSpec, scores: Scores, desk: Desk) -> int:
     return min(range(len(spec.momenta)), key=lambda m: (sign * values[m], ties[m]))
 
 
+def of_best(
+    spec: TrialSpec, scores: Scores, desk: Desk
+) -> tuple[dict[str, float], dict[str, float | None]]:
+    """The best momentum's metrics, which are the trial's own, and the parameter that it is.
+
+    Both are empty where the momentum is fixed. Errors: as `best_column`.
+    """
+    best = best_column(spec, scores, desk)
+    if spec.momentum_is_fixed:
+        return {}, {}
+    metrics = {name: column[best] for name, column in scores.items()}
+    return metrics, {spec.momentum_key: spec.momenta[best]}
+
+
 def take_scores(training: Training, scores: Scores, desk: Desk) -> None:
-    """Gives a trial its curve; unless its momentum is fixed, the best one's metrics are its own.
+    """Gives a trial its curve, and what the best momentum makes of it.
 
     A network without batch norm has no scores, nothing that a momentum could shape, and keeps what
     it has.
     """
     if not scores:
         return
-    spec = training.spec
-    best = best_column(spec, scores, desk)
+    metrics, found = of_best(training.spec, scores, desk)
     training.bank = tuple(scores[desk.metric])
-    if not spec.momentum_is_fixed:
-        training.metrics |= {name: column[best] for name, column in scores.items()}
-        training.found = {spec.momentum_key: spec.momenta[best]}
+    training.metrics |= metrics
+    training.found = found or training.found

@@ -12,7 +12,7 @@ from dropnorm.pack import LaneBatches, Pack
 from sweep.worker.build import build_data
 from sweep.worker.desk import Desk
 from sweep.worker.momentum import take_scores
-from sweep.worker.packing import from_bytes, to_bytes
+from sweep.worker.packing import from_bytes, image_batches, to_bytes
 from sweep.worker.scoring import (
     batches_of,
     diagnose,
@@ -38,10 +38,7 @@ class Ours:
         )
 
     def batches(self, device: torch.device) -> tuple[LaneBatches, EvalBatches]:
-        data = self._data
-        rows, size = data.train_rows(), data.batch_size
-        train = LaneBatches(data.part("train", device), rows, size, self.pack.ages)
-        return train, EvalBatches(data.part("val", device), data.eval_batch_size)
+        return image_batches(self._data, self.pack.ages, device)
 
     def start(self, lane: int, training: Training) -> None:
         self.pack.refill(lane, training.model, from_bytes(training.spec.resume))

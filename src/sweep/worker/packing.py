@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import gc
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
 
+from dropnorm.data import EvalBatches
+from dropnorm.data.images import ImageData
+from dropnorm.pack import LaneBatches
 from dropnorm.pack.together import Together
 from sweep.worker.training import Training
 
@@ -36,6 +39,14 @@ class Packing(Protocol):
 
     def save(self, lane: int) -> bytes:
         """All that `start` needs to go on with the lane's trial elsewhere."""
+
+
+def image_batches(
+    data: ImageData, ages: Callable[[], Sequence[tuple[int, int]]], device: torch.device
+) -> tuple[LaneBatches, EvalBatches]:
+    """`Packing.batches` of data that lives on the device."""
+    train = LaneBatches(data.part("train", device), data.train_rows(), data.batch_size, ages)
+    return train, EvalBatches(data.part("val", device), data.eval_batch_size)
 
 
 def to_bytes(content: dict[str, Any]) -> bytes:

@@ -18,7 +18,6 @@ import torch
 import torch.distributed as dist
 
 from dropnorm.matmul import choose_matmul_backend
-from dropnorm.seeds import derive
 from sweep.messages import Event, Order, TrialSpec
 from sweep.processes import die_with_parent, kill_self
 from sweep.worker.alone import train_alone
@@ -57,8 +56,6 @@ def serve(task: Task, rank: int, pipe: Connection) -> None:
         _join(task, rank)
         desk = Desk(f"rank-{rank}", line.exchange, task.metric, task.direction)
         while (spec := line.next_trial()) is not None:
-            # As one process would, but for the draws of other ranks, which must not be the same.
-            torch.manual_seed(derive(spec.seed, "rank", rank))
             ended = train_alone(desk, spec, rank)
             if rank == 0:
                 line.send(ended)

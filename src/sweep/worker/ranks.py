@@ -19,7 +19,8 @@ import torch
 
 from sweep.messages import Ended, Stop, TrialSpec
 from sweep.processes import how_it_died, without_ctrl_c
-from sweep.worker.build import devices_of, on_gpu
+from sweep.trial_config import devices_per_trial
+from sweep.worker.build import on_gpu
 from sweep.worker.desk import Desk
 from sweep.worker.rank import Failure, Task, serve
 
@@ -38,7 +39,7 @@ class Ranks:
     def train(self, desk: Desk, spec: TrialSpec) -> Ended:
         """One trial to its end; failed, or interrupted if one of its processes was killed."""
         start = time.monotonic()
-        kind = devices_of(spec.config), on_gpu(spec.config["trainer"])
+        kind = devices_per_trial(spec.config), on_gpu(spec.config["trainer"])
         if self._kind != kind:
             self.close()
             self._start(desk, *kind)

@@ -9,16 +9,14 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
-from dropnorm.data import EvalBatches
 from dropnorm.data.images import ImageData
-from dropnorm.pack import LaneBatches
 from dropnorm.pack.loaders import LaneLoaders
 from dropnorm.pack.vmapped import VmappedPack
 from sweep.worker.build import build_data, lightning_of
 from sweep.worker.desk import Desk
 from sweep.worker.fitness import BEGUN_IN_A_PACK, set_up
 from sweep.worker.momentum import take_scores
-from sweep.worker.packing import from_bytes, to_bytes
+from sweep.worker.packing import from_bytes, image_batches, to_bytes
 from sweep.worker.scoring import forward_context
 from sweep.worker.training import Training
 
@@ -41,10 +39,9 @@ class Theirs:
 
     def batches(self, device: torch.device) -> tuple[Iterable[Any], Iterable[Any]]:
         data, ages = self._data, self.pack.ages
-        if not isinstance(data, ImageData):
-            return LaneLoaders(data.train_dataloader(), ages), data.val_dataloader()
-        train = LaneBatches(data.part("train", device), data.train_rows(), data.batch_size, ages)
-        return train, EvalBatches(data.part("val", device), data.eval_batch_size)
+        if isinstance(data, ImageData):
+            return image_batches(data, ages, device)
+        return LaneLoaders(data.train_dataloader(), ages), data.val_dataloader()
 
     def start(self, lane: int, training: Training) -> None:
         saved = training.spec.resume
