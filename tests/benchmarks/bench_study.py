@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.bench_study
 
-Both have the machine's cores: ours a worker of one thread on each, with packs of 4 and a bank of 14
-momenta scored after the last epoch; the peer, one trial at a time with all threads, one
-configuration a trial. Trials of 3 epochs on MNIST; starting processes is not counted.
+Both have the machine's cores: ours a worker of one thread on each, with one trial or a pack of 4
+and a bank of 14 momenta scored after the last epoch; the peer, one trial at a time with all
+threads, one configuration a trial. Trials of 3 epochs on MNIST; starting processes is not counted.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ import pytorch_lightning as pl
 import torch
 
 from dropnorm import MNIST
-from dropnorm.bank import MOMENTA, score
+from dropnorm.bank import MOMENTA
 from dropnorm.matmul import choose_matmul_backend
 from dropnorm.pack import LaneBatches, Pack
-from tests.benchmarks.bench_trial import announce
+from tests.benchmarks.bench_trial import announce, be_quiet
 from tests.benchmarks.peers import optuna_lightning
 
-LANES, EPOCHS, ROUNDS = 4, 3, 3
-NETWORKS = ([512], [256, 256])
+LANES, EPOCHS, ROUNDS = (1, 4), 3, 3
+NETWORKS = ([512], [512, 512], [256, 256])
 
 
-def train(hidden: list[int], momenta: tuple[float | None, ...]) -> float:
+def train(hidden: list[int], lanes: int) -> float:
     """Trains a pack and scores its banks; the share of the time that scoring took."""
     data = MNIST()
-    settings = [{"hidden": hidden, "dropout": 0.3, "seed": seed} for seed in range(LANES)]
-    pack = Pack(settings, momenta=momenta)
+    settings = [{"hidden": hidden, "dropout": 0.3, "seed": seed} for seed in range(lanes)]
+    pack = Pack(settings, momenta=MOMENTA)
     batches = LaneBatches(data.part("train"), data.train_rows(), data.batch_size, pack.ages)
     trainer = pl.Trainer(
         max_epochs=EPOCHS, accelerator="cpu", logger=False, enable_checkpointing=False,
@@ -42,31 +42,32 @@ def train(hidden: list[int], momenta: tuple[float | None, ...]) -> float:
     start = time.perf_counter()
     trainer.fit(pack, batches, data.val_dataloader())
     trained = time.perf_counter()
-    for lane in range(LANES):
-        score(pack.classifier(lane).network, pack.bank(lane), data.val_dataloader())
+    pack.score(range(lanes), data.val_dataloader())
     end = time.perf_counter()
     return (end - trained) / (end - start)
 
 
-def work(hidden: list[int], barrier: Barrier) -> None:
+def work(hidden: list[int], lanes: int, barrier: Barrier) -> None:
     """A worker's process."""
-    announce()
+    be_quiet()
     torch.set_num_threads(1)
     choose_matmul_backend()
     MNIST().part("train")
     for _ in range(ROUNDS):
         barrier.wait()
-        share = train(hidden, MOMENTA)
+        share = train(hidden, lanes)
         barrier.wait()
-    print(f"    scoring took {share:.1%} of a worker's time", flush=True)
+    if lanes == max(LANES):
+        print(f"    scoring took {share:.1%} of a worker's time", flush=True)
 
 
-def ours(hidden: list[int]) -> float:
-    """Seconds of a round of all workers: the median."""
+def ours(hidden: list[int], lanes: int) -> float:
+    """Seconds of a trial, as all workers together have them: of a median round."""
     context = get_context("spawn")
     cores = len(os.sched_getaffinity(0))
     barrier = context.Barrier(cores + 1)
-    workers = [context.Process(target=work, args=(hidden, barrier)) for _ in range(cores)]
+    given = (hidden, lanes, barrier)
+    workers = [context.Process(target=work, args=given) for _ in range(cores)]
     for worker in workers:
         worker.start()
     seconds = []
@@ -77,25 +78,30 @@ def ours(hidden: list[int]) -> float:
         seconds.append(time.perf_counter() - start)
     for worker in workers:
         worker.join()
+    return statistics.median(seconds) / (cores * lanes)
+
+
+def theirs(hidden: list[int]) -> float:
+    seconds = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        optuna_lightning({"hidden": hidden}, EPOCHS)
+        seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
 
 
 def main() -> None:
     announce()
-    cores = len(os.sched_getaffinity(0))
+    heads = ["peer", *(f"lanes={lanes}" for lanes in LANES), "ratios", "configurations a minute"]
+    print(f"{'network':<15} " + " ".join(f"{head:>9}" for head in heads))
     for hidden in NETWORKS:
-        peer = []
-        for _ in range(ROUNDS):
-            start = time.perf_counter()
-            optuna_lightning({"hidden": hidden}, EPOCHS)
-            peer.append(time.perf_counter() - start)
-        theirs = statistics.median(peer)
-        mine = ours(hidden) / (cores * LANES)
-        rates = [60 / theirs, 60 * len(MOMENTA) / mine]
+        peer, mine = theirs(hidden), [ours(hidden, lanes) for lanes in LANES]
+        rates = [60 / peer, *(60 * len(MOMENTA) / s for s in mine)]
         name = "-".join(map(str, (784, *hidden, 10)))
-        print(f"{name}: s per trial-epoch {theirs / EPOCHS:.2f} and {mine / EPOCHS:.2f}: "
-              f"{theirs / mine:.2f} times; scored configurations a minute {rates[0]:.1f} and "
-              f"{rates[1]:.0f}: {rates[1] / rates[0]:.0f} times", flush=True)  # fmt: skip
+        print(f"{name:<15} " + " ".join(f"{s / EPOCHS:>9.2f}" for s in (peer, *mine))
+              + "  " + ", ".join(f"{peer / s:.2f}" for s in mine)
+              + "  " + ", ".join(f"{rate:.0f}" for rate in rates)
+              + f": {rates[-1] / rates[0]:.0f} times", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

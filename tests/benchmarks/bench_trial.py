@@ -33,7 +33,8 @@ def trial(settings: dict[str, Any], part: float = 1.0) -> TrialSpec:
         ["+study=mnist", f"model={settings.get('network', 'mlp')}",
          f"model.hidden={settings['hidden']}", f"trainer.max_epochs={epochs}",
          f"+trainer.limit_train_batches={part}", f"+trainer.limit_val_batches={part}",
-         "model.dropout=0.3", "model.bn_momentum=0.1", "optimizer.lr=interval(0.001,0.002)"]
+         "data.train_size=null", "data.batch_size=128", "model.dropout=0.3",
+         "model.bn_momentum=0.1", "optimizer.lr=interval(0.001,0.002)"]
     )  # fmt: skip
     return TrialSpec(0, 0, {}, plan.trial)
 
@@ -42,11 +43,15 @@ def ours(spec: TrialSpec) -> None:
     train_alone(Desk("bench", lambda *_: [], "val_accuracy", "maximize"), spec)
 
 
-def announce() -> None:
-    """Silences the libraries, picks the fastest products, and prints what is measured."""
+def be_quiet() -> None:
     logging.disable(logging.WARNING)
     warnings.filterwarnings("ignore")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def announce() -> None:
+    """Silences the libraries, picks the fastest products, and prints what is measured."""
+    be_quiet()
     threads = torch.get_num_threads()
     print(f"MNIST, batch 128, Adam, dropout and BN; {threads} threads; s per trial-epoch")
     print(f"matrix products: {choose_matmul_backend()}")
