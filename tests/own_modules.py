@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
+
+from sweep import load_study
+from sweep.__main__ import main
+from sweep.results import ResultSet
 
 # A user's file. Data in DataLoaders, a shuffle and an augmentation that draws from torch's
 # generator, and a last batch that is a short one.
@@ -113,3 +119,21 @@ def write(folder: Path, lightning: str = "pytorch_lightning") -> str:
     (folder / "conf" / "study").mkdir(parents=True, exist_ok=True)
     (folder / "conf" / "study" / "mine.yaml").write_text(STUDY.format(name=name))
     return name
+
+
+def studied(folder: Path, text: str, *words: str) -> ResultSet:
+    """Runs the study of this YAML from `folder`, which is the one that commands are typed in."""
+    name = re.search(r"name: (\w+)", text)
+    assert name is not None
+    (folder / "conf" / "study").mkdir(parents=True)
+    (folder / "conf" / "study" / f"{name[1]}.yaml").write_text(text)
+    assert main([f"+study={name[1]}", "--config-dir", "conf", *words]) == 0
+    return load_study(f"sweeps/{name[1]}")
+
+
+def typed(said: str) -> dict[str, Any]:
+    """What the lines of Python that `best` prints define: they are typed as they stand there."""
+    lines = [line.strip() for line in said[said.index("\n    # ") :].splitlines()]
+    names: dict[str, Any] = {}
+    exec("\n".join(lines), names)
+    return names

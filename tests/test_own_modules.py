@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import importlib
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from dropnorm import Synthetic
+from dropnorm.pack import VmappedPack
 from sweep import load_study
 from sweep.__main__ import main
+from sweep.messages import TrialSpec
 from sweep.results import ResultSet
+from sweep.worker.build import build, can_test
+from tests.plain_modules import PACKAGES, plain_module
 
 # As written long ago, with torch's layers, for either of Lightning's packages.
 MODULE = """
@@ -120,3 +127,66 @@ def test_an_optimizer_that_the_module_never_sees_is_not_searched(
     words = ["--config-dir", str(folder / "conf"), *QUICK, f"study.folder={folder}/other"]
     assert main(["+study=mine", *words, "optimizer.lr=interval(0.001,0.01)"]) == 1
     assert "takes no argument `optimizer`" in capsys.readouterr().err
+
+
+class Picky(pl.LightningModule):
+    """Has a parameter of a name that the study fills, and means something else by it."""
+
+    def __init__(self, optimizer: type | None = None) -> None:
+        super().__init__()
+        if optimizer is not None:
+            assert issubclass(optimizer, torch.optim.Optimizer)
+
+    def test_step(self, batch: Any, index: int) -> None: ...
+
+
+class Untested(pl.LightningDataModule):
+    """Has no test set."""
+
+
+def spec_of(**model: Any) -> TrialSpec:
+    config = {
+        "model": {"_target_": "tests.test_own_modules.Picky", **model},
+        "data": {"_target_": "dropnorm.Synthetic"},
+        "optimizer": {"name": "adam"},
+        "retrofit": {},
+        "trainer": {},
+    }
+    return TrialSpec(0, 1, {}, config)
+
+
+def test_a_parameter_that_means_something_else_is_named_with_what_to_write() -> None:
+    with pytest.raises(ValueError, match=r"its parameters optimizer were .* optimizer: null below"):
+        build(spec_of())
+    assert isinstance(build(spec_of(optimizer=None))[1], Picky)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_only_what_has_a_test_set_and_a_step_for_it_is_tested(package: Any) -> None:
+    """Else a confirmation would fail at its very end."""
+    assert can_test(Picky(), Synthetic())
+    assert not can_test(Picky(), Untested()) and not can_test(
+        Picky(), package.LightningDataModule()
+    )
+    assert not can_test(plain_module(package), Synthetic())
+
+
+def test_arguments_of_one_argument_come_back_from_a_lane(tmp_path: Path) -> None:
+    """Lightning then gives the constructor all hyperparameters as that one."""
+    pack = VmappedPack([OneArgument({"width": 3})], seeds=[0])
+    torch.save(pack.checkpoint(0), tmp_path / "one.ckpt")
+    loaded = OneArgument.load_from_checkpoint(tmp_path / "one.ckpt")
+    assert torch.equal(loaded.layer.weight, pack.module(0).layer.weight)  # type: ignore[union-attr]
+
+
+class OneArgument(pl.LightningModule):
+    def __init__(self, settings: dict[str, int]) -> None:
+        super().__init__()
+        self.save_hyperparameters(settings)
+        self.layer = torch.nn.Linear(2, settings["width"])
+
+    def loss(self, batch: Any) -> torch.Tensor:
+        return self.layer(batch).mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)

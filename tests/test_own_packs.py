@@ -165,12 +165,36 @@ def test_modules_without_the_protocol_train_one_at_a_time_and_the_log_says_why(
     assert "trains alone: Plain has no method loss(batch)" in log_of(home, "plain")
 
 
-def test_packs_are_confirmed_with_a_look_at_the_test_set(home: Path) -> None:
+def test_packs_are_confirmed_and_diagnosed_as_trials_alone_are(home: Path) -> None:
+    """With a look at the test set, which here is that of validation: what the data draw when they
+    are set up is always the same. Diagnostics are of weights in float32, 1e-7 off."""
     words = ("confirm.seeds=2", "confirm.top=1", "study.trials=3")
-    name = f"study.folder={home}/confirmed"
-    assert main(["+study=mine", "--config-dir", f"{home}/conf", *QUICK, name, *words]) == 0
-    results = load_study(home / "confirmed" / "mine")
-    assert results.confirm and all("test_acc" in row.metrics for row in results.confirm)
+    rows = {}
+    for lanes in (2, 1):
+        name = f"study.folder={home}/confirmed{lanes}"
+        lane = f"executor.lanes={lanes}"
+        assert (
+            main(["+study=mine", "--config-dir", f"{home}/conf", *QUICK, name, lane, *words]) == 0
+        )
+        rows[lanes] = load_study(home / f"confirmed{lanes}" / "mine").confirm
+    assert "trains alone" not in log_of(home, "confirmed2")
+    for packed, alone in zip(rows[2], rows[1], strict=True):
+        assert packed.params == alone.params and packed.seed == alone.seed
+        for row in (packed, alone):
+            for name in ("acc", "nll"):
+                tested, validated = row.metrics[f"test_{name}"], row.metrics[f"val_{name}"]
+                assert tested == pytest.approx(validated, rel=REL)
+        assert packed.diagnostics == pytest.approx(alone.diagnostics, rel=1e-4, abs=1e-6)
+        assert {"dead_units", "variance_shift/net.1", "lag_cost/val_nll"} <= {*packed.diagnostics}
+
+
+def test_loaders_with_workers_of_their_own_are_packed(home: Path) -> None:
+    words = ("study.trials=2", "+data.workers=1")
+    packed, one = (
+        run(home, f"workers{lanes}", f"executor.lanes={lanes}", *words) for lanes in (2, 1)
+    )
+    assert_alike(packed, one)
+    assert "trains alone" not in log_of(home, "workers2")
 
 
 def test_plan_says_how_theirs_are_packed_and_why_not(

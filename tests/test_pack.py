@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import nn
 
@@ -100,6 +101,27 @@ def test_refilled_lane_has_no_metrics_before_it_is_validated(tmp_path: Path) -> 
     assert pack.metrics(0) == {}
     assert pack.metrics(1)
     assert [epoch for _, epoch in pack.ages()] == [0, 2]
+
+
+def test_lanes_that_are_not_watched_are_not_validated(tmp_path: Path) -> None:
+    """Once: the validation after that looks at all lanes again."""
+    whole, watched = (Pack(trials(MLP, [0, 1, 2])) for _ in range(2))
+    seen: list[list[dict[str, float]]] = []
+
+    class Watch(pl.Callback):
+        def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            if trainer.current_epoch < 2:
+                watched.watch([[2, 0], []][trainer.current_epoch])
+
+        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            seen.append([watched.metrics(lane) for lane in range(3)])
+
+    fit_pack(tmp_path, whole, 3)
+    fit_pack(tmp_path, watched, 3, callbacks=[Watch()])
+    validated = [["val_accuracy" in metrics for metrics in epoch] for epoch in seen]
+    assert validated == [[True, False, True], [False] * 3, [True] * 3]
+    assert all("train_loss" in metrics for epoch in seen for metrics in epoch)
+    assert seen[2] == [whole.metrics(lane) for lane in range(3)]
 
 
 def test_lanes_of_another_signature_are_refused() -> None:

@@ -496,6 +496,30 @@ def test_synchronised_norms_go_there_and_back_and_export() -> None:
     assert isinstance(plain[0][1], nn.SyncBatchNorm) and torch.equal(plain(x), expected)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # as below
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_synchronised_norms_compile(backend: str) -> None:
+    """In one process, where they take the batch's own statistics; torch's refuse CPUs there."""
+    module, x = nn.SyncBatchNorm.convert_sync_batchnorm(nested(2)), torch.randn(5, 2, 6, 6)
+    retrofit(module, dropout=0.3, bn_momentum=0.2)
+    assert module[0][1].synchronised
+    seed_dropout(module, 3)
+    compiled = torch.compile(copy.deepcopy(module), backend=backend)
+    for _ in range(3):
+        got, expected = compiled(x), module(x)
+        torch.testing.assert_close(got, expected)
+    for (name, parameter), other in zip(
+        module.named_parameters(), compiled.parameters(), strict=True
+    ):
+        mine, theirs = (torch.autograd.grad(y.square().sum(), p, retain_graph=True)[0]
+                        for y, p in ((expected, parameter), (got, other)))  # fmt: skip
+        # Biases before a norm have a gradient of rounding noise only.
+        torch.testing.assert_close(theirs, mine, rtol=1e-4, atol=1e-4, msg=name)
+    for mine, theirs in zip(module.buffers(), compiled.buffers(), strict=True):
+        torch.testing.assert_close(theirs, mine)
+    torch.testing.assert_close(compiled.eval()(x), module.eval()(x))
+
+
 @pytest.mark.parametrize("insert", [None, "ReLU"])
 def test_retrofitted_module_exports(x: Tensor, insert: str | None) -> None:
     module = nn.Sequential(Images().body, Images().head).eval()

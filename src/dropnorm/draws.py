@@ -58,6 +58,8 @@ def key_loader(loader: Any, seed: int, epoch: Callable[[], int]) -> Callable[[],
 
     A Trainer begins a pass earlier than its epoch, at times, and draws in between. Call what is
     returned when the epoch starts: if a pass is waiting, its draws then go on where they were.
+
+    Persistent workers are started anew for each pass: theirs would draw on from the epoch before.
     """
     waiting: list[Draws] = []
 
@@ -71,6 +73,7 @@ def key_loader(loader: Any, seed: int, epoch: Callable[[], int]) -> Callable[[],
 
     def begin(self: Any) -> Iterator[Any]:
         waiting.clear()
+        self._iterator = None
         iterator, draws = begin_epoch(self, lambda: kind.__iter__(self), seed, epoch())
         waiting.append(draws)
         return iterator

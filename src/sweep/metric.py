@@ -7,6 +7,7 @@ anything `..._accuracy`.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
@@ -19,8 +20,21 @@ _LABELS = {
     "val_accuracy": ("validation accuracy", ""),
     "val_nll": ("validation NLL", "nats"),
     "val_ece": ("validation ECE", ""),
-    "train_loss": ("training loss", "nats"),
+    "train_loss": ("training loss", ""),
 }
+
+
+_OF_VALIDATION = re.compile(r"(?<![a-z])(validation|valid|val)(?![a-z])")
+
+
+def is_of_validation(name: str) -> bool:
+    """Whether a metric is measured in validation, going by its name: val_acc, ptl/valid_loss."""
+    return _OF_VALIDATION.search(name) is not None
+
+
+def tested(name: str) -> str | None:
+    """The name of a validation metric on the test set; None for any other metric."""
+    return _OF_VALIDATION.sub("test", name, count=1) if is_of_validation(name) else None
 
 
 def plain(value: Value, digits: int = 3) -> str:

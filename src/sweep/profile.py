@@ -11,6 +11,7 @@ from typing import Any
 
 from sweep.errors import Problem
 from sweep.messages import MOMENTUM, RETROFITTED
+from sweep.metric import is_of_validation
 from sweep.schema import PrunerSettings
 from sweep.space import Dimension
 from sweep.trial_config import is_retrofitted
@@ -24,7 +25,7 @@ def profiled(
     search: Sequence[Dimension], trial: Mapping[str, Any], metric: str
 ) -> Dimension | None:
     """The dimension that training itself searches; None if the sampler has to."""
-    if not metric.startswith("val_"):
+    if not is_of_validation(metric):
         return None
     keys = [RETROFITTED]  # whatever the module, for ours takes the place of its norms
     if trial["model"].get("_target_") == PACKABLE and not is_retrofitted(trial):

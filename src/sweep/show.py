@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import statistics
 import textwrap
@@ -20,7 +19,9 @@ from sweep.errors import StudyError
 from sweep.examination import packing
 from sweep.executors.places import describe
 from sweep.experiment import planned
-from sweep.profile import momenta
+from sweep.loading import load_lines, target_of
+from sweep.metric import tested
+from sweep.profile import PACKABLE, momenta
 from sweep.results import ResultSet, TrialRow
 from sweep.terminal import minutes, show, spell
 
@@ -90,29 +91,22 @@ def show_best(results: ResultSet, console: Console) -> None:
     if results.best is None:
         raise StudyError(f"study {results.name}: no trial is complete yet; run it first")
     _print(f"study {results.name}", [*_answer(results, console, True), *_result(results)], console)
-    target = str(results.config.get("model", {}).get("_target_", "dropnorm.Classifier"))
-    module, _, name = target.rpartition(".")
-    chosen, path = best_checkpoint(results)
-    checkpoint = json.dumps(str(path), ensure_ascii=False)
-    lines = [
-        f"# {chosen}",
-        f"from {module} import {name}",
-        f"model = {name}.load_from_checkpoint({checkpoint}).eval()",
-    ]
-    if target == "dropnorm.Classifier":
+    lines = _loading(results, results.best)
+    if target_of(results) == PACKABLE:
         lines += _USES
     console.print(Text("\n    ".join(["", *lines])), soft_wrap=True)
 
 
-def best_checkpoint(results: ResultSet) -> tuple[str, Path]:
-    """The checkpoint to use, and whose it is: the recommended setting's, if it was confirmed."""
+def _loading(results: ResultSet, best: TrialRow) -> list[str]:
+    """The lines for the checkpoint to use: the recommended setting's, if it was confirmed."""
     row = recommended_row(results)
     if row is not None:
         whose = f"the recommended setting ({row.arm}), its median seed of the confirmation"
-        return whose, recommended_path(results.folder)
-    assert results.best is not None
-    whose = f"trial {results.best.number}, the best of the search"
-    return whose, results.folder / "checkpoints" / "best.ckpt"
+        path = recommended_path(results.folder)
+        return [f"# {whose}", *load_lines(results, row.params, path, str(path))]
+    path = results.folder / "checkpoints" / "best.ckpt"
+    whose = f"trial {best.number}, the best of the search"
+    return [f"# {whose}", *load_lines(results, best.params, path, str(path))]
 
 
 # What can be done with a Classifier; a test types these lines.
@@ -160,17 +154,13 @@ def _recommended(results: ResultSet) -> list[tuple[str, str]]:
     row = recommended_row(results)
     if row is None:
         return []
-    names = [name for name in (results.metric, _tested(results.metric)) if name in row.metrics]
+    names = [n for n in (results.metric, tested(results.metric) or "") if n in row.metrics]
     reached = ", ".join(f"{name} {show(name, row.metrics[name])}" for name in names)
     return [
         ("recommended", f"{spell(row.params)}  ({row.arm}, seed {row.seed})"),
         ("", f"{reached}"),
         ("checkpoint", str(recommended_path(results.folder))),
     ]
-
-
-def _tested(metric: str) -> str:
-    return metric.replace("val_", "test_", 1)
 
 
 def _study(results: ResultSet) -> str:

@@ -16,3 +16,10 @@ def devices_per_trial(config: Mapping[str, Any]) -> int:
 def is_retrofitted(config: Mapping[str, Any]) -> bool:
     """Whether anything of the module's layers is replaced."""
     return any(value is not None for value in (config.get("retrofit") or {}).values())
+
+
+def holds_objects(setting: Any) -> bool:
+    """Whether a setting is built from a `_target_`, or something in it is."""
+    if isinstance(setting, Mapping):
+        return "_target_" in setting or any(map(holds_objects, setting.values()))
+    return isinstance(setting, list) and any(map(holds_objects, setting))

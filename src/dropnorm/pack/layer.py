@@ -57,6 +57,14 @@ class LaneLayer(nn.Module):
         # Inputs first: an endless iterator of lanes must not be asked for one more.
         return torch.stack([run(one) for one, run in zip(x.unbind(), self.lanes(), strict=False)])
 
+    def some(self, x: Tensor, lanes: Sequence[int]) -> Tensor:
+        """The forward pass of these lanes alone, in rising order, on the CPU and in eval mode.
+
+        Shapes: x [B, ...], shared -> [len(lanes), B, ...].
+        """
+        runs = zip(range(max(lanes) + 1), self.lanes(), strict=False)
+        return torch.stack([run(x) for lane, run in runs if lane in lanes])
+
     @torch.no_grad()
     def put(self, lane: int, layer: nn.Module) -> None:
         """Copies a plain layer into a lane, in place: no new shapes, no new memory."""

@@ -75,6 +75,7 @@ class Pack(Together[Lane]):
             carry_banks(self.network, self.momenta)
         self._input_dims = 1 + len(trials[0].hparams["input_shape"])
         self._scores: Scores | None = None
+        self._watched: list[int] | None = None  # None: all
         self._smoothed: tuple[Tensor | None] | None = None
 
     def lane_state(self, lane: int) -> dict[str, Tensor]:
@@ -188,19 +189,37 @@ class Pack(Together[Lane]):
             self._smoothed = (tensor,)
         return self._smoothed[0]
 
+    def watch(self, lanes: Sequence[int]) -> None:
+        """The next validation looks at these lanes only; the others have no validation metrics.
+
+        To be called before each one that is not to look at all of them.
+        """
+        self._watched = sorted(lanes)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         x, y = batch
+        if not self._looked_at:
+            return
         if self._scores is None:
-            self._scores = Scores(len(self.lanes), x.device)
-        self._scores.update(self(x), y)
+            self._scores = Scores(len(self._looked_at), x.device)
+        on_cpu = x.device.type == "cpu"
+        logits = self.network.some(x, self._looked_at) if on_cpu else self(x)[self._looked_at]
+        self._scores.update(logits, y)
 
     test_step = validation_step
 
-    def _computed(self, prefix: str) -> dict[str, list[float]]:
-        assert self._scores is not None
-        values = self._scores.compute()
-        self._scores = None
-        return {prefix + name: value.tolist() for name, value in values.items()}
+    @property
+    def _looked_at(self) -> list[int]:
+        return [*range(len(self.lanes))] if self._watched is None else self._watched
+
+    def _computed(self, prefix: str) -> list[dict[str, float]]:
+        found: list[dict[str, float]] = [{} for _ in self.lanes]
+        values = {} if self._scores is None else self._scores.compute()
+        for name, column in values.items():
+            for lane, value in zip(self._looked_at, column.tolist(), strict=True):
+                found[lane][prefix + name] = value
+        self._scores = self._watched = None
+        return found
 
     def configure_optimizers(self) -> LaneOptimizer:
         return self._make_optimizer(self.network.parameters())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import pytorch_lightning as pl
@@ -57,8 +57,8 @@ class Together(pl.LightningModule, Generic[L]):
         self._uncounted = 0
         return self._lanes
 
-    def _computed(self, prefix: str) -> dict[str, list[float]]:
-        """Metrics of the lanes over the batches since the last time, which begin anew."""
+    def _computed(self, prefix: str) -> list[dict[str, float]]:
+        """Metrics of each lane over the batches since the last time, which begin anew."""
         raise NotImplementedError
 
     def _keep(self, lanes: Sequence[int]) -> None:
@@ -101,18 +101,16 @@ class Together(pl.LightningModule, Generic[L]):
         self._uncounted += 1
 
     def on_validation_epoch_end(self) -> None:
-        metrics = self._computed("val_")
+        for lane, metrics in zip(self.lanes, self._computed("val_"), strict=True):
+            lane.metrics = metrics
         if self._rows:
-            metrics["train_loss"] = (self._loss_sum / self._rows).tolist()
+            for lane, loss in zip(self.lanes, (self._loss_sum / self._rows).tolist(), strict=True):
+                lane.metrics["train_loss"] = loss
             self._loss_sum, self._rows = torch.zeros_like(self._loss_sum), 0
-        self._hand_out(metrics)
 
     def on_test_epoch_end(self) -> None:
-        self._hand_out(self._computed("test_"))
-
-    def _hand_out(self, metrics: Mapping[str, list[float]]) -> None:
-        for k, lane in enumerate(self.lanes):
-            lane.metrics = {name: values[k] for name, values in metrics.items()}
+        for lane, metrics in zip(self.lanes, self._computed("test_"), strict=True):
+            lane.metrics = metrics
 
     def _make_optimizer(self, parameters: Iterable[nn.Parameter]) -> LaneOptimizer:
         """For `configure_optimizers`. Errors: ValueError for a precision with a shared scale."""

@@ -123,6 +123,7 @@ class VmappedPack(Together[VmappedLane]):
         }
         if has_method(trial, "save_hyperparameters"):
             checkpoint["hyper_parameters"] = dict(trial.hparams)
+            checkpoint["hparams_name"] = getattr(trial, "_hparams_name", None)
         if has_method(trial, "on_save_checkpoint"):
             trial.on_save_checkpoint(checkpoint)
         return checkpoint
@@ -224,11 +225,11 @@ class VmappedPack(Together[VmappedLane]):
 
     test_step = validation_step
 
-    def _computed(self, prefix: str) -> dict[str, list[float]]:
+    def _computed(self, prefix: str) -> list[dict[str, float]]:
         """Means over all rows, as Lightning takes them of what a plain module logs."""
         means = {prefix + n: (s / self._validated).tolist() for n, s in self._sums.items()}
         self._sums, self._validated = {}, 0
-        return means
+        return [{name: v[k] for name, v in means.items()} for k in range(len(self.lanes))]
 
     def configure_optimizers(self) -> LaneOptimizer:
         named = dict(self.network.network.named_parameters())

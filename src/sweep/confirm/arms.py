@@ -15,6 +15,7 @@ import numpy as np
 from sweep.confirm.estimates import ALPHA, Estimate, difference_of, holm, mean_of, seeds_to_tell
 from sweep.confirm.findings import Arm, Comparison, Interval, Outcome, Split
 from sweep.confirm.wording import Words, against
+from sweep.metric import tested
 from sweep.results import DEFAULT, ConfirmRow, ResultSet
 from sweep.schema import ConfirmSettings
 
@@ -32,9 +33,7 @@ def margin_of(results: ResultSet) -> float:
 
 def by_seed(results: ResultSet, arm: str, split: Split) -> dict[int, float]:
     """The finite values of an arm; a seed that was trained twice counts once."""
-    name = results.metric
-    if split == "test":  # a metric that is no validation metric has no counterpart
-        name = name.replace("val_", "test_", 1) if name.startswith("val_") else ""
+    name = results.metric if split == "validation" else tested(results.metric) or ""
     found = {r.seed: r.metrics.get(name, math.nan) for r in results.confirm if r.arm == arm}
     return {seed: value for seed, value in found.items() if math.isfinite(value)}
 

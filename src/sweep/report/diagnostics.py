@@ -33,13 +33,15 @@ _ABOUT = (
     "last epoch; means with their 95 % intervals. Costs and gaps are positive where something is "
     "lost. Of each layer and seed: load_study(…).frame('confirm')."
 )
-_SMALL = (
-    "None of these is large: the running averages fit the weights, few units are dead, the "
-    "probabilities can be trusted, and new images fare about as well as those trained on."
-)
+_SMALL = {  # what it says that a kind is not large
+    "variance_shift": "the running averages fit the weights",
+    "dead_units": "few units are dead",
+    "ece": "the probabilities can be trusted",
+    "gap": "new data fare about as well as those trained on",
+}
 _MEANING = {  # what it is, and what it means when large
     "variance_shift": (
-        "Running variance against that of training images without dropout, as a factor.",
+        "Running variance against that of training batches without dropout, as a factor.",
         "Large: dropout before the norm shifts it, or the running average lags.",
     ),
     "lag_cost": (
@@ -60,7 +62,7 @@ _MEANING = {  # what it is, and what it means when large
     ),
     "gap": (
         "Training less validation, both without dropout.",
-        "Large: images are learned by heart; more dropout, weight decay or data may help.",
+        "Large: examples are learned by heart; more dropout, weight decay or data may help.",
     ),
 }
 
@@ -105,16 +107,18 @@ def diagnostics(reading: Reading) -> Sheet | None:
         found = {name: one.of(rows[name]) for name in names}
         if any(found.values()):
             measured.append((one, found))
-    notes = _notes([one.kind for one, _ in measured])
+    kinds = [one.kind for one, _ in measured]
+    notes = _notes(kinds)
     table = [
         [one.name, *map(one.show, found.values()), note]
         for (one, found), note in zip(measured, notes, strict=True)
     ]
     large = dict.fromkeys(said for one, found in measured if (said := _where_large(one, found)))
-    said = f"Large here: {'; '.join(large)}." if large else _SMALL
-    kinds = ["text", *["number"] * len(names), "note"]
+    small = listed([phrase for kind, phrase in _SMALL.items() if kind in kinds])
+    said = f"Large here: {'; '.join(large)}." if large else f"None of these is large: {small}."
+    looks = ["text", *["number"] * len(names), "note"]
     heads = ["diagnostic", *names, "what it means"]
-    return Sheet("Diagnostics", f"{said} {_ABOUT}", heads, kinds, table)
+    return Sheet("Diagnostics", f"{said} {_ABOUT}", heads, looks, table)
 
 
 def _notes(kinds: Sequence[str]) -> list[str]:

@@ -5,13 +5,14 @@ The configuration belongs to the study, not to this code: every lookup may find 
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sweep.confirm.checkpoints import recommended_row
+from sweep.loading import load_lines
+from sweep.messages import Value
 from sweep.report.reading import Reading
 
 
@@ -32,18 +33,17 @@ def steps(reading: Reading) -> list[Step]:
     found.append(Step("See every curve", board, "sh"))
     if (row := recommended_row(study)) is not None:
         purpose = f"Load a model of the recommended setting ({row.arm}), its median seed"
-        found.append(Step(purpose, _load(folder, "recommended.ckpt"), "python"))
+        found.append(_load(reading, purpose, row.params, "recommended.ckpt"))
     if best is not None:
         purpose = f"Load the model of trial {best.number}, the best of the search"
-        found.append(Step(purpose, _load(folder, "best.ckpt"), "python"))
+        found.append(_load(reading, purpose, best.params, "best.ckpt"))
     return found
 
 
-def _load(folder: str, name: str) -> str:
-    checkpoint = json.dumps(f"{folder}/checkpoints/{name}", ensure_ascii=False)
-    return (
-        f"from dropnorm import Classifier\n\nmodel = Classifier.load_from_checkpoint({checkpoint})"
-    )
+def _load(reading: Reading, purpose: str, params: Mapping[str, Value], name: str) -> Step:
+    path = reading.study.folder / "checkpoints" / name
+    typed = f"{_shown(reading.study.folder)}/checkpoints/{name}"
+    return Step(purpose, "\n".join(load_lines(reading.study, params, path, typed)), "python")
 
 
 def seeds(reading: Reading) -> list[tuple[str, str]]:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
-from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from dropnorm.callbacks import MomentumBank
 from dropnorm.callbacks.callback import Callback
+from dropnorm.draws import seed_draws
 from sweep.messages import Ended, Report, Saved, TrialSpec
-from sweep.worker.build import build, lightning_of, make_trainer
+from sweep.worker.build import build, can_test, make_trainer
 from sweep.worker.desk import Desk
 from sweep.worker.draws import KeyedDraws
 from sweep.worker.metrics import SAVE_EVERY_S, first_broken, require
@@ -49,8 +49,8 @@ def train_alone(desk: Desk, spec: TrialSpec, rank: int = 0) -> Ended:
         ended = replace(ended, checkpoint=_checkpoint(trainer, weights_only=True))
     if last is not None:
         ended = replace(ended, diagnostics=last.values)
-    parent = lightning_of(module).LightningModule
-    if spec.test and is_overridden("test_step", module, parent):
+    if spec.test and can_test(module, data):
+        seed_draws(0, "data")  # a split that is drawn when data are set up is that of training
         trainer.test(module, **served(trainer, data, "test"), verbose=False)
         tested = {k: float(v) for k, v in trainer.callback_metrics.items()}
         ended = replace(ended, metrics={**ended.metrics, **tested})

@@ -21,11 +21,16 @@ from dropnorm.retrofitting import retrofit
 from dropnorm.seeds import derive
 from dropnorm.synchronisation import synchronise
 from sweep.messages import TrialSpec
-from sweep.trial_config import devices_per_trial
+from sweep.trial_config import devices_per_trial, holds_objects
 
 log = logging.getLogger(__name__)
 
 _PLACEMENT = ("devices", "strategy", "sync_batchnorm")  # settings that are not the Trainer's alone
+_LIGHTNINGS_OWN = tuple(
+    f"{package}.core.{part}"
+    for package in ("pytorch_lightning", "lightning.pytorch")
+    for part in ("module", "hooks", "datamodule")
+)
 _NOT_FOR_US = (
     ".*isinstance\\(treespec, LeafSpec\\).*",  # Lightning's own use of a name torch deprecates
     ".*does not have many workers.*",  # batches are slices of resident tensors
@@ -49,7 +54,8 @@ def build(spec: TrialSpec, rank: int = 0) -> tuple[pl.LightningDataModule, pl.Li
 
     Of a trial in several processes each `rank` builds its own: with masks of their own, for rows
     of one batch must not share them, and batch norm over all of them if that is asked for.
-    Errors: ValueError for a searched optimizer that the module does not take.
+    Errors: ValueError for a searched optimizer that the module does not take, and for a constructor
+    that fails with what it is offered.
     """
     seed_draws(0, "data")  # the same in all trials, a split for example
     data = build_data(spec)
@@ -60,7 +66,8 @@ def build(spec: TrialSpec, rank: int = 0) -> tuple[pl.LightningDataModule, pl.Li
             "searching it changes nothing; search arguments of its own, such as model.lr"
         )
     seed_draws(spec.seed, "weights")
-    module = instantiate(spec.config["model"], **extra, _convert_="all")
+    module = _instantiated(spec.config["model"], extra)
+    _keep_arguments(module, {**spec.config["model"], **extra})
     if settings := {k: v for k, v in spec.config["retrofit"].items() if v is not None}:
         log.info("retrofit of trial %d: %s", spec.number, retrofit(module, **settings))
     if any(isinstance(m, Dropout) and m.seed is None for m in module.modules()):
@@ -71,6 +78,32 @@ def build(spec: TrialSpec, rank: int = 0) -> tuple[pl.LightningDataModule, pl.Li
     if trainer.get("sync_batchnorm") and devices_per_trial(spec.config) > 1:
         synchronise(module, on_gpu(trainer))
     return data, module
+
+
+def _instantiated(config: Mapping[str, Any], extra: Mapping[str, Any]) -> pl.LightningModule:
+    try:
+        module: pl.LightningModule = instantiate(config, **extra, _convert_="all")
+    except Exception as error:  # of somebody else's code, whatever it is
+        if not extra:
+            raise
+        raise ValueError(
+            f"model: {' '.join(str(error).split())}; its parameters {', '.join(extra)} were given "
+            f"the study's: for its own write for example {next(iter(extra))}: null below model"
+        ) from error
+    return module
+
+
+def _keep_arguments(module: pl.LightningModule, arguments: Mapping[str, Any]) -> None:
+    """Adds to a module's hyperparameters what it was given and does not save itself.
+
+    So `load_from_checkpoint` needs no arguments. Objects are left out: a checkpoint with them would
+    be more than weights. A module whose hyperparameters are one argument's keeps them as they are.
+    """
+    if module.hparams and getattr(module, "_hparams_name", None) != "kwargs":
+        return
+    for name, value in arguments.items():
+        if not name.startswith("_") and not holds_objects(value):
+            module.hparams.setdefault(name, value)
 
 
 def build_data(spec: TrialSpec) -> pl.LightningDataModule:
@@ -106,6 +139,15 @@ def lightning_of(module: object) -> ModuleType:
     if module is None or isinstance(module, pl.LightningModule):
         return pl
     return import_module("lightning.pytorch")
+
+
+def can_test(module: object, data: object) -> bool:
+    """Whether there is a test set, and a `test_step` that looks at it."""
+    step, loader = (
+        getattr(type(thing), name).__module__
+        for thing, name in ((module, "test_step"), (data, "test_dataloader"))
+    )
+    return step not in _LIGHTNINGS_OWN and loader not in _LIGHTNINGS_OWN
 
 
 def make_trainer(

@@ -105,13 +105,22 @@ def set_up(spec: TrialSpec) -> pl.LightningDataModule:
     key = json.dumps(spec.config["data"], sort_keys=True)
     if key not in _data:
         _data.clear()  # no more in memory than trains
-        seed_draws(0, "data")  # as for a trial by itself
-        data = build_data(spec)
-        seed_draws(0, "data")
-        data.prepare_data()
-        data.setup("fit")
-        _data[key] = data
+        _data[key] = set_up_for(spec, "fit")
     return _data[key]
+
+
+def set_up_for(spec: TrialSpec, stage: str) -> pl.LightningDataModule:
+    """The data of a trial by themselves. What is drawn on the way is always the same.
+
+    A split that is drawn in `setup` would otherwise be another one for the test set, and give it
+    examples that were trained on.
+    """
+    seed_draws(0, "data")
+    data = build_data(spec)
+    seed_draws(0, "data")
+    data.prepare_data()
+    data.setup(stage)
+    return data
 
 
 _data: dict[str, pl.LightningDataModule] = {}

@@ -49,5 +49,5 @@ def take_scores(training: Training, scores: Scores, desk: Desk) -> None:
         return
     metrics, found = of_best(training.spec, scores, desk)
     training.bank = tuple(scores[desk.metric])
-    training.metrics |= metrics
+    training.metrics = {**metrics, **training.metrics, **metrics}  # first what is validated
     training.found = found or training.found

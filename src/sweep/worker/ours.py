@@ -36,12 +36,27 @@ class Ours:
             epochs=first.config["trainer"]["max_epochs"],
             momenta=first.columns or None,
         )
+        self._has_banks = bool(first.columns and self.pack.bank(0).averages)
 
     def batches(self, device: torch.device) -> tuple[LaneBatches, EvalBatches]:
         return image_batches(self._data, self.pack.ages, device)
 
     def start(self, lane: int, training: Training) -> None:
         self.pack.refill(lane, training.model, from_bytes(training.spec.resume))
+
+    def watch(self, trainings: Sequence[Training]) -> None:
+        self.pack.watch([k for k, training in enumerate(trainings) if self._tells(training)])
+
+    def _tells(self, training: Training) -> bool:
+        """Whether validation after the epoch under way tells what is not known without it.
+
+        A profiled trial's metrics are then those of its best momentum, where the bank is scored;
+        and a confirmation is judged by its last epoch.
+        """
+        spec, epoch = training.spec, training.epoch + 1
+        if spec.test:
+            return epoch >= int(spec.config["trainer"]["max_epochs"])
+        return spec.momentum_is_fixed or not self._has_banks or epoch not in spec.scored
 
     def score(self, due: Sequence[tuple[int, Training]]) -> None:
         if not due:

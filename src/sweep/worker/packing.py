@@ -31,6 +31,9 @@ class Packing(Protocol):
     def start(self, lane: int, training: Training) -> None:
         """Puts a trial into a lane, at its beginning or where it was saved."""
 
+    def watch(self, trainings: Sequence[Training]) -> None:
+        """Before a validation: leaves out of it what nobody would look at."""
+
     def score(self, due: Sequence[tuple[int, Training]]) -> None:
         """Scores the banks of lanes; a trial's metrics become those of its best momentum."""
 

@@ -29,11 +29,17 @@ class Refill(Callback):
             if training.spec.resume is not None:
                 self._packing.start(lane, training)
 
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._packing.watch(self._trainings)
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         lanes = list(enumerate(self._trainings))
         for lane, training in lanes:
-            self._judge(lane, training)
-        self._packing.score([(lane, t) for lane, t in lanes if t.status is None and t.is_scored])
+            training.epoch += 1
+            training.metrics = self._packing.pack.metrics(lane)
+        self._packing.score([(lane, training) for lane, training in lanes if training.is_scored])
+        for training in self._trainings:
+            self._judge(training)
         running = [training for training in self._trainings if training.status is None]
         stops = self._desk.say([training.report() for training in running])
         for lane, training in lanes:
@@ -48,10 +54,9 @@ class Refill(Callback):
             self._desk.say(events)
         self._refill(trainer)
 
-    def _judge(self, lane: int, training: Training) -> None:
-        training.epoch += 1
-        training.metrics = self._packing.pack.metrics(lane)
-        require(self._desk.metric, training.metrics)
+    def _judge(self, training: Training) -> None:
+        if training.is_over or not training.spec.test:  # a confirmation is judged by its last epoch
+            require(self._desk.metric, training.metrics)
         if broken := first_broken(training.metrics):
             training.end("failed", broken)
 
