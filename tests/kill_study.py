@@ -3,7 +3,8 @@
     python -m tests.kill_study --kills 100 --seed 0
 
 The conductor, a worker, or all of them at once; the same command then goes on. What had ended must
-stay as it was, nothing may run twice, and the end must be the end of the study that ran in peace.
+stay as it was, nothing may run twice, and the end must be that of the study that ran in peace, in
+one process.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sweep import load_study
+from sweep.config import make_plan
 from sweep.errors import StudyError
 from sweep.results import TrialRow
-from tests.studies import children, is_alive, wait_for
+from tests.studies import children, is_alive, run, wait_for
 
 TYPED = ("+study=synthetic", "sampler=random", "pruner=none", "trainer.max_epochs=20")
 PATIENT = ("study.retries=1000", "confirm.seeds=0")
@@ -108,18 +110,20 @@ def check(killed: Mapping[int, TrialRow], calm: Mapping[int, TrialRow], trials: 
 def killed_studies(folder: Path, trials: int, kills: int, seed: int) -> Iterator[int]:
     """Kills studies until there were so many kills; yields how many each of them has survived."""
     moments = random.Random(seed)
-    calm = _fresh(folder, "calm", trials, moments).run(0)
+    calm = left_alone(folder, trials)
     done = 0
     while done < kills:
-        killer = _fresh(folder, f"killed-{done}", trials, moments)
+        killer = Killer(folder / f"killed-{done}", trials, moments)
+        killer.folder.mkdir()
         check(killer.run(kills - done), calm, trials)
         done += killer.kills
         yield killer.kills
 
 
-def _fresh(folder: Path, name: str, trials: int, moments: random.Random) -> Killer:
-    (folder / name).mkdir()
-    return Killer(folder / name, trials, moments)
+def left_alone(folder: Path, trials: int) -> Mapping[int, TrialRow]:
+    """The trials of a study that nobody kills, trained by this process."""
+    there = [f"study.trials={trials}", f"study.folder={folder}", "executor=inline"]
+    return {row.number: row for row in run(make_plan([*TYPED, *PATIENT, *there]))}
 
 
 def main() -> None:
@@ -128,6 +132,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     typed = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"  # as in a worker: sums in several threads round differently
     total = 0
     with tempfile.TemporaryDirectory() as folder:
         for kills in killed_studies(Path(folder), typed.trials, typed.kills, typed.seed):

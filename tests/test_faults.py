@@ -25,8 +25,9 @@ from sweep.results import TrialRow
 from tests.kill_study import killed_studies
 from tests.studies import bench, children, is_alive, on_one_core, plan, wait_for
 
-TYPED = ["+study=synthetic", "trainer.max_epochs=40", "confirm.seeds=0"]
+TYPED = ["+study=synthetic", "trainer.max_epochs=20", "confirm.seeds=0"]
 FEW = [*TYPED, "study.trials=3"]
+SHORT = ["+study=synthetic", "trainer.max_epochs=4", "confirm.seeds=0"]
 
 
 class Command:
@@ -147,9 +148,9 @@ def assert_whole(folder: Path, trials: int, before: Sequence[TrialRow]) -> None:
 def test_a_study_survives_kill_9_of_everything_and_of_the_conductor(
     sweep: Sweep, tmp_path: Path
 ) -> None:
-    typed = [*TYPED, "study.trials=12"]
+    typed = [*TYPED, "study.trials=7"]
     first = sweep(*typed)
-    first.wait_for_trials(2)
+    first.wait_for_trials(1)
     first.signal(signal.SIGKILL)
     assert first.end() == -signal.SIGKILL
     kept = [row for row in first.rows() if row.ended]
@@ -163,11 +164,8 @@ def test_a_study_survives_kill_9_of_everything_and_of_the_conductor(
     assert second.end() == -signal.SIGKILL
     rows = {row.number: row for row in second.rows() if row.ended}
     assert [rows[row.number] for row in kept] == kept
-    assert len(kept) < len(rows) < 12
-
-    last = sweep(*typed)
-    assert last.end() == 0, last.text()
-    assert_whole(last.folder, 12, list(rows.values()))
+    assert len(kept) < len(rows) < 7
+    go_on(second, trials=7)
 
 
 @pytest.mark.slow
@@ -176,7 +174,7 @@ def test_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
     assert sum(killed_studies(tmp_path, trials=8, kills=2, seed=0)) == 2
 
 
-def go_on(command: Command, trials: int = 3) -> None:
+def go_on(command: Command, trials: int = 3, typed: Sequence[str] = TYPED) -> None:
     """The rest of the study, in this process, which has torch loaded."""
     from rich.console import Console
 
@@ -185,8 +183,8 @@ def go_on(command: Command, trials: int = 3) -> None:
 
     before = [row for row in command.rows() if row.ended]
     folder = command.folder.parent
-    typed = [*TYPED, f"study.trials={trials}"]
-    rest = make_plan([*typed, f"study.folder={folder}", "executor=inline"])
+    here = [f"study.trials={trials}", f"study.folder={folder}", "executor=inline"]
+    rest = make_plan([*typed, *here])
     assert run_study(rest, Console(quiet=True)) == 0
     assert_whole(command.folder, trials, before)
 
@@ -230,7 +228,7 @@ def test_sigterm_ends_now(sweep: Sweep, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_full_disk_ends_the_study_with_an_error(sweep: Sweep, tmp_path: Path) -> None:
-    with bench(plan(tmp_path / "sweeps", *FEW[1:])) as desk:
+    with bench(plan(tmp_path / "sweeps")) as desk:
         desk.run(1)
     size = (tmp_path / "sweeps" / "synthetic" / "study.db").stat().st_size
 
@@ -238,28 +236,27 @@ def test_a_full_disk_ends_the_study_with_an_error(sweep: Sweep, tmp_path: Path) 
         on_one_core()
         resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10_000, resource.RLIM_INFINITY))
 
-    command = sweep(*FEW, "study.trials=100", before=no_room)
+    command = sweep(*SHORT, "study.trials=100", before=no_room)
     assert command.end() == 1, command.text()
     assert "sweeps/synthetic: cannot be written" in command.text()
     assert "make room, and type the same command again" in command.text()
     assert "Traceback" not in command.text()
     ended = [row for row in command.rows() if row.ended]
     assert 2 <= len(ended) < 100
-    go_on(command, trials=len(command.rows()) + 1)
+    go_on(command, trials=len(command.rows()) + 1, typed=SHORT)
 
 
 def test_a_finished_study_trains_nothing_and_shows_its_result(sweep: Sweep, tmp_path: Path) -> None:
     with bench(plan(tmp_path / "sweeps")) as desk:
         desk.run()
-    finished = ["+study=synthetic", "trainer.max_epochs=4", "confirm.seeds=0"]
-    first = sweep(*finished)
+    first = sweep(*SHORT)
     assert first.end() == 0, first.text()
     assert "study synthetic is finished: nothing to train" in first.text()
     assert "8 complete" in first.text()
     assert list((first.folder / "logs").iterdir()) == []
     page = first.folder / "report" / "index.html"
     built = page.stat().st_mtime_ns
-    second = sweep(*finished, "study.trials=3")
+    second = sweep(*SHORT, "study.trials=3")
     assert second.end() == 0
     assert page.stat().st_mtime_ns == built
     assert Counter(row.status for row in second.rows()) == {"complete": 8}

@@ -146,6 +146,19 @@ def test_reading_a_record_loads_no_torch() -> None:
     assert not [name for name in loaded if is_within(name, TRAINING)]
 
 
+@pytest.mark.parametrize("module", ["sweep.executors", "sweep.executors.child", "sweep.worker"])
+def test_a_workers_process_waits_for_nothing_that_only_the_conductor_needs(module: str) -> None:
+    needless = ("optuna", "pydantic", "scipy", "matplotlib", "sweep.config")
+    assert not [name for name in reached(module) if is_within(name, needless)]
+
+
+def test_a_study_starts_without_what_only_its_end_needs() -> None:
+    code = "import sweep.config, sweep.run, sys; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    needless = (*TRAINING, "matplotlib", "scipy.stats", "scipy.linalg")
+    assert not [name for name in run.stdout.split() if is_within(name, needless)]
+
+
 # Sizes
 
 

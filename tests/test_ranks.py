@@ -84,7 +84,7 @@ def test_two_ranks_are_one_process_with_twice_the_batch(tmp_path: Path, whole: T
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     deeds = "model.deed=choice(fine,is_bad,loses_a_rank,fails_in_a_rank)"
-    settings = ("executor=local", "executor.devices=2", "study.retries=1")
+    settings = ("executor=inline", "study.retries=1")
     return run(tmp_path_factory.mktemp("ranks"), *TWO[:2], *settings, deeds)
 
 

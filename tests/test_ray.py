@@ -107,7 +107,6 @@ def test_gpus_of_a_cluster_have_no_numbers(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.ray
 def test_a_cluster_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     terminate = signal.getsignal(signal.SIGTERM)
     message = refused(on_ray(tmp_path, address="nowhere"))
@@ -121,10 +120,14 @@ def test_a_cluster_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 @pytest.fixture(params=[1])
 def cluster(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """A head without a core, and some nodes with a single one each."""
+    """A head without a core, and some nodes with a single one each; it soon sees one that is gone.
+
+    A node that does not answer is given as much time as ever.
+    """
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE}
+    head["_system_config"] = {"health_check_period_ms": 500}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(request.param):
         cluster.add_node(num_cpus=1, object_store_memory=STORE)
@@ -132,7 +135,6 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Any]:
     cluster.shutdown()
 
 
-@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("cluster", [3], indirect=True)
@@ -164,7 +166,6 @@ def test_of_three_nodes_one_may_be_lost(cluster: Any, tmp_path: Path) -> None:
     assert sorted(started) == sorted([*range(9), *(death.trial for death in deaths)])
 
 
-@pytest.mark.ray
 @pytest.mark.slow
 def test_a_lost_node_is_survived_and_a_new_one_is_used(cluster: Any, tmp_path: Path) -> None:
     """The only node is killed in the middle of a trial, another joins, and goes on with it."""

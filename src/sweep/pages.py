@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sweep import report  # which loads its drawing library when it is asked to draw
 from sweep.dashboards import show_figures
 from sweep.errors import StudyError
-from sweep.report import build_report
 from sweep.results import ResultSet
 
 
@@ -16,7 +16,7 @@ def renew_report(results: ResultSet) -> Path:
     Errors: StudyError if they cannot be written.
     """
     try:
-        page = build_report(results)
+        page = report.build_report(results)
         figures = sorted((page.parent / "figures").glob("*.png"))
         show_figures(results.folder / "tensorboard" / "study", figures)
     except OSError as error:

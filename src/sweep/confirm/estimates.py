@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+import scipy  # whose parts load when they are used: two seconds, in which workers could start
 from numpy.typing import NDArray
-from scipy import stats
 
 from sweep.confirm.findings import Interval
 
@@ -33,13 +33,13 @@ class Estimate:
     @property
     def half(self) -> Array:
         """Half the width of the 95 % intervals, each on its own."""
-        return np.asarray(stats.t.ppf(1 - ALPHA / 2, self.freedom) * self.error)
+        return np.asarray(scipy.stats.t.ppf(1 - ALPHA / 2, self.freedom) * self.error)
 
     def p_above(self, bound: float) -> Array:
         """One-sided p-values for a true mean above `bound`."""
         with np.errstate(divide="ignore", invalid="ignore"):
             t = (self.mean - bound) / self.error
-        return np.asarray(stats.t.sf(np.nan_to_num(t, nan=0.0), self.freedom))
+        return np.asarray(scipy.stats.t.sf(np.nan_to_num(t, nan=0.0), self.freedom))
 
     def p_not_zero(self) -> Array:
         """Two-sided p-values for a true mean that is not 0."""
@@ -63,7 +63,7 @@ class Estimate:
 def mean_of(values: Array) -> Estimate:
     """Estimates of the means over the last axis, whose length is at least 1."""
     count, mean = values.shape[-1], values.mean(-1)
-    error = stats.sem(values, axis=-1) if count > 1 else np.inf
+    error = scipy.stats.sem(values, axis=-1) if count > 1 else np.inf
     return Estimate(mean, *(np.broadcast_to(x, mean.shape) for x in (error, max(count - 1, 1))))
 
 
@@ -104,4 +104,5 @@ def luck_of_best(count: int) -> float:
     """The expected maximum of that many standard normals, e.g. 2.25 for 50."""
     if count < 2:
         return 0.0
-    return float(stats.norm.expect(lambda x: count * x * stats.norm.cdf(x) ** (count - 1)))
+    normal = scipy.stats.norm
+    return float(normal.expect(lambda x: count * x * normal.cdf(x) ** (count - 1)))

@@ -11,9 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # see sweep.confirm.estimates
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
-from scipy.stats import qmc
 from threadpoolctl import threadpool_limits
 
 from sweep.confirm.estimates import Array
@@ -75,7 +74,8 @@ def draw_differences(measured: Measured, at: Array) -> Array:
 
 def _fits(measured: Measured) -> list[_Fit]:
     axes = measured.points.shape[1]
-    spread = qmc.Halton(axes + 2, rng=np.random.default_rng(_SEED)).random(_SETTINGS * (axes + 1))
+    points = scipy.stats.qmc.Halton(axes + 2, rng=np.random.default_rng(_SEED))
+    spread = points.random(_SETTINGS * (axes + 1))
     gaps = _gaps(measured, measured.points, measured.points)
     same = np.equal.outer(measured.seeds, measured.seeds).astype(float)
     return [_fit(measured, gaps, same, place) for place in spread]
@@ -87,7 +87,7 @@ def _fit(measured: Measured, gaps: Array, same: Array, place: Array) -> _Fit:
     noise = shared * same + (1 - shared) * np.eye(len(same))
     root = np.linalg.cholesky(noise + amplitude * _kernel(gaps, lengths) + _MEAN)
     centred = measured.values - measured.values.mean()
-    residuals = solve_triangular(root, centred, lower=True, check_finite=False)
+    residuals = scipy.linalg.solve_triangular(root, centred, lower=True, check_finite=False)
     scale = max(float(residuals @ residuals), np.finfo(float).tiny)  # 0 if all values are equal
     likelihood = -np.log(np.diag(root)).sum() - len(same) / 2 * np.log(scale)
     return _Fit(lengths, amplitude, root, residuals, float(likelihood))
@@ -96,7 +96,7 @@ def _fit(measured: Measured, gaps: Array, same: Array, place: Array) -> _Fit:
 def _draw(measured: Measured, fit: _Fit, at: Array, count: int, rng: np.random.Generator) -> Array:
     towards = fit.amplitude * _kernel(_gaps(measured, at, measured.points), fit.lengths) + _MEAN
     among = fit.amplitude * _kernel(_gaps(measured, at, at), fit.lengths) + _MEAN
-    solved = solve_triangular(fit.root, towards.T, lower=True, check_finite=False)
+    solved = scipy.linalg.solve_triangular(fit.root, towards.T, lower=True, check_finite=False)
     mean, spread = solved.T @ fit.residuals, among - solved.T @ solved
     mean, spread = mean - mean[0], spread - spread[0] - spread[:, [0]] + spread[0, 0]
     sizes, directions = np.linalg.eigh(spread)

@@ -10,10 +10,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sweep.config import Plan
 from sweep.executors.child import LOG_FORMAT, VITALS_EVERY_S
 from sweep.messages import Conducting, Event, Order
+
+if TYPE_CHECKING:
+    from sweep.config import Plan
 
 _NAME = "inline-0"
 

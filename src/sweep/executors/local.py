@@ -12,13 +12,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing import connection, get_context
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sweep.config import Plan
 from sweep.executors.child import Job, serve
 from sweep.executors.crew import Crew, Gone
 from sweep.executors.places import places_of
 from sweep.messages import Conducting, Event, Order
 from sweep.processes import how_it_died, without_ctrl_c
+
+if TYPE_CHECKING:
+    from sweep.config import Plan
 
 _GRACE_S = 5.0  # between TERM and KILL
 

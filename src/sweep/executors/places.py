@@ -6,11 +6,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sweep.config import Plan
 from sweep.errors import ConfigError, Problem
-from sweep.schema import ExecutorSettings
 from sweep.trial_config import devices_per_trial
+
+if TYPE_CHECKING:
+    from sweep.config import Plan
+    from sweep.schema import ExecutorSettings
 
 MOST_ON_CPU = 16  # workers of half a gigabyte each
 

@@ -17,9 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sweep.config import Plan
 from sweep.errors import ConfigError, Problem, StudyError
 from sweep.executors.child import Job
 from sweep.executors.crew import Crew, Evicted, Gone
@@ -28,6 +27,9 @@ from sweep.executors.places import MOST_ON_CPU, Place
 from sweep.executors.post import Post
 from sweep.messages import Conducting, Event, Order
 from sweep.trial_config import devices_per_trial
+
+if TYPE_CHECKING:
+    from sweep.config import Plan
 
 _LOOK_S = 3.0  # how often the cluster is asked for its nodes
 _STORE_BYTES = 100 * 2**20  # messages and checkpoints pass through, nothing stays
