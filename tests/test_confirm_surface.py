@@ -63,6 +63,12 @@ def test_noise_larger_than_the_margin_leaves_it_undecided_and_says_what_would_de
     assert "about 63 seeds a setting would tell 0.05 points from none" in verdict.sentence
 
 
+def test_a_margin_that_nobody_could_measure_is_not_counted_in_seeds() -> None:
+    rng = np.random.default_rng(9)
+    verdict = verdict_on_dropout(study(rng), 0.3, margin=MARGIN / 1e3)
+    assert "more than 10,000 seeds a setting would tell" in verdict.sentence
+
+
 def test_what_matters_is_found_and_measured() -> None:
     verdict = verdict_on_dropout(study(np.random.default_rng(10), hill), 0.3)
     assert verdict.effect == "matters"

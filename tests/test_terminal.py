@@ -15,7 +15,7 @@ from rich.console import Console
 from sweep.messages import Ended, Report, Start, TrialSpec, Value, Vitals
 from sweep.results import ResultSet, TrialRow
 from sweep.show import show_best, show_end, show_plan
-from sweep.terminal import Terminal, brief, minutes, short_names, show, spell
+from sweep.terminal import Terminal, minutes, short_names, show, spell
 from sweep.workers import Workers
 from tests.studies import metrics, plan, row
 
@@ -253,8 +253,9 @@ def test_a_note_goes_to_the_error_output(capfd: pytest.CaptureFixture[str]) -> N
 def test_metrics_and_parameters_are_spelled_for_reading() -> None:
     assert show("val_accuracy", 0.98765) == "98.77 %"
     assert show("val_nll", 0.0123456) == "0.01235"
-    assert brief(1e-05) == "1e-05"
-    assert brief(None) == "None"
+    assert spell({"model.dropout": 0.31234, "retrofit.dropout": None}) == (
+        "model.dropout 0.312  retrofit.dropout null"
+    )
     assert short_names(["model.name", "optimizer.name", "model.lr"]) == [
         "model.name",
         "optimizer.name",

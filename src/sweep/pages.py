@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Thread
 
 from sweep import report  # which loads its drawing library when it is asked to draw
 from sweep.dashboards import show_figures
 from sweep.errors import StudyError
 from sweep.results import ResultSet
+
+
+def load_ahead() -> None:
+    """Loads what a report is drawn with, some seconds of work, while others train."""
+    Thread(target=getattr, args=(report, "build_report"), daemon=True).start()
 
 
 def renew_report(results: ResultSet) -> Path:

@@ -18,7 +18,7 @@ from sweep.errors import StudyError
 from sweep.examination import check_metric_is_logged
 from sweep.executors import EXECUTORS
 from sweep.experiment import planned
-from sweep.pages import renew_report
+from sweep.pages import load_ahead, renew_report
 from sweep.record import Record
 from sweep.results import ResultSet
 from sweep.show import show_end
@@ -50,6 +50,7 @@ def _train(plan: Plan, record: Record, console: Console) -> int:
     terminal = Terminal(console, record.results(), planned(plan))
 
     def confirm() -> Confirmation:
+        load_ahead()
         confirmation = Confirmation(plan, record, terminal.watch_confirmation)
         terminal.confirm(confirmation.contenders, confirmation.roster.total)
         return confirmation

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from sweep.confirm.contenders import Contender
 from sweep.messages import Ended, Event, Order, Report, Start, TrialSpec, Value
+from sweep.metric import plain
 from sweep.results import ResultSet
 from sweep.workers import Workers
 
@@ -212,7 +213,7 @@ class Terminal:
         return max(self._console.height // 6, 2)
 
     def _cells(self, params: Mapping[str, Value]) -> list[str]:
-        texts = [brief(params.get(key)) for key in self._keys]
+        texts = [plain(params[key]) if key in params else "" for key in self._keys]
         return [t if len(t) <= _LONGEST else f"{t[: _LONGEST - 1]}…" for t in texts]
 
 
@@ -230,18 +231,13 @@ def show(metric: str, value: float) -> str:
 def spell(params: Mapping[str, Value]) -> str:
     """`dropout 0.31  bn_momentum 0.05`: parameters by their short names."""
     names = short_names(list(params))
-    return "  ".join(f"{n} {brief(v)}" for n, v in zip(names, params.values(), strict=True))
+    return "  ".join(f"{n} {plain(v)}" for n, v in zip(names, params.values(), strict=True))
 
 
 def short_names(keys: Sequence[str]) -> list[str]:
     """The last part of each dotted key, or all of it where two keys end alike."""
     ends = Counter(key.rpartition(".")[2] for key in keys)
     return [end if ends[end := key.rpartition(".")[2]] == 1 else key for key in keys]
-
-
-def brief(value: Value) -> str:
-    """A parameter for reading: numbers with three significant digits."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def minutes(seconds: float) -> str:

@@ -29,7 +29,7 @@ from dropnorm.callbacks import (
 from sweep.optuna_pruning import OptunaPruning
 from tests.benchmarks.rounds import median_seconds
 
-EPOCHS, ROUNDS, IMAGES = 2, 3, 10_000
+EPOCHS, ROUNDS, IMAGES = 2, 7, 10_000
 
 
 def pruning() -> OptunaPruning:

@@ -13,6 +13,7 @@ from sweep.parameters import Parameter
 
 _NAMED = 3  # parameters that a sentence can carry
 _DIGITS = 2
+_MOST_SEEDS = 10_000
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Words:
         """What would decide, e.g. `63 seeds a setting would tell 0.05 points from none`."""
         if seeds is None:
             return "two seeds a setting or more would show how far chance goes"
-        return f"about {seeds} seeds a setting would tell {self.amount(self.margin)} from none"
+        return f"{many(seeds)} a setting would tell {self.amount(self.margin)} from none"
 
     def _half(self, interval: Interval) -> str:
         finite = math.isfinite(interval.half)
@@ -69,6 +70,11 @@ def said(value: Value) -> str:
 def listed(parts: Sequence[str]) -> str:
     """`a, b and c`."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def many(seeds: int) -> str:
+    """So many seeds; beyond `_MOST_SEEDS` the margin is none that anyone could measure."""
+    return f"about {seeds} seeds" if seeds <= _MOST_SEEDS else f"more than {_MOST_SEEDS:,} seeds"
 
 
 def plural(count: int, noun: str) -> str:

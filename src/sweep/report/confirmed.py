@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from sweep.confirm.findings import Interval
-from sweep.confirm.wording import said
+from sweep.confirm.wording import many, said
 from sweep.metric import MISSING
 from sweep.report.reading import Reading
 
@@ -111,7 +111,7 @@ def verdicts(reading: Reading) -> Sheet | None:
 
 def _outcome(outcome: str, seeds: int | None) -> str:
     if outcome == "undecided" and seeds is not None:
-        return f"undecided: about {seeds} seeds would tell"
+        return f"undecided: {many(seeds)} would tell"
     return {"equal": "no detectable difference"}.get(outcome, outcome)
 
 

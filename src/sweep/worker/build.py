@@ -39,7 +39,8 @@ _NOT_FOR_US = (
 
 def quiet() -> None:
     """Leaves out of the log what Lightning says of itself."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for package in ("pytorch_lightning", "lightning.pytorch"):  # whichever was imported last speaks
+        logging.getLogger(package).setLevel(logging.WARNING)
     for advice in _NOT_FOR_US:
         warnings.filterwarnings("ignore", message=advice)
 
