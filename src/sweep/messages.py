@@ -60,9 +60,10 @@ class Ready:
 
 @dataclass(frozen=True)
 class Report:
-    """Metrics of one validated epoch (the first is 1); `bank` is the study's metric by momentum.
+    """Metrics of one epoch (the first is 1); `bank` is the study's metric by momentum.
 
-    With a bank, one value for each of the spec's `columns`, the metrics are those of the best.
+    With a bank, one value for each of the spec's `columns`, the metrics are those of the best. A
+    pack validates the trials of a confirmation after their last epoch only.
     """
 
     trial: int
