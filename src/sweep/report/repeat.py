@@ -43,7 +43,9 @@ def steps(reading: Reading) -> list[Step]:
 def _load(reading: Reading, purpose: str, params: Mapping[str, Value], name: str) -> Step:
     path = reading.study.folder / "checkpoints" / name
     typed = f"{_shown(reading.study.folder)}/checkpoints/{name}"
-    return Step(purpose, "\n".join(load_lines(reading.study, params, path, typed)), "python")
+    lines = load_lines(reading.study, params, path, typed)
+    first = next(k for k, line in enumerate(lines) if not line.startswith(("from ", "import ")))
+    return Step(purpose, "\n".join([*lines[:first], "", *lines[first:]]), "python")
 
 
 def seeds(reading: Reading) -> list[tuple[str, str]]:
