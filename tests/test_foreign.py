@@ -104,9 +104,19 @@ def mixer() -> tuple[Any, dict[str, Any]]:
     return module, {"datamodule": Waves()}
 
 
+def patches() -> tuple[Any, dict[str, Any]]:
+    """A Transformer over patches of a series, with batch norm where others have layer norm."""
+    from neuralforecast.models import PatchTST
+
+    sizes = {"hidden_size": 8, "linear_hidden_size": 8, "n_heads": 2, "encoder_layers": 1}
+    settings = {"h": 4, "input_size": 8, "patch_len": 4, "stride": 2, "revin": False, **sizes}
+    return PatchTST(**settings, dropout=0.3, max_steps=20), {"datamodule": Waves()}
+
+
 KINDS = [
-    pytest.param(message_passing, unified, "chemprop", 1e-4, id="chemprop"),
-    pytest.param(mixer, pytorch_lightning, "neuralforecast", 1e-4, id="neuralforecast"),
+    pytest.param(message_passing, unified, "chemprop", 1e-4, id="MPNN"),
+    pytest.param(mixer, pytorch_lightning, "neuralforecast", 1e-4, id="TSMixer"),
+    pytest.param(patches, pytorch_lightning, "neuralforecast", 1e-4, id="PatchTST"),
 ]
 BUILD = Callable[[], tuple[Any, dict[str, Any]]]
 
@@ -184,9 +194,15 @@ search:
   retrofit.dropout: interval(0, 0.5)
   retrofit.bn_momentum: tag(log, interval(0.001, 1))
 """
+PATCHES = (
+    WAVES.replace("TSMixer", "PatchTST")
+    .replace("name: waves", "name: patches")
+    .replace("  n_series: 3\n  ff_dim: 8\n", "  patch_len: 4\n  stride: 2\n  encoder_layers: 1\n")
+)
 STUDIES = [
-    pytest.param(MOLECULES, unified, "chemprop", Molecules, id="chemprop"),
-    pytest.param(WAVES, pytorch_lightning, "neuralforecast", Waves, id="neuralforecast"),
+    pytest.param(MOLECULES, unified, "chemprop", Molecules, id="MPNN"),
+    pytest.param(WAVES, pytorch_lightning, "neuralforecast", Waves, id="TSMixer"),
+    pytest.param(PATCHES, pytorch_lightning, "neuralforecast", Waves, id="PatchTST"),
 ]
 
 
