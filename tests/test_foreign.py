@@ -1,7 +1,7 @@
 """Modules of published libraries: chemprop (lightning.pytorch), neuralforecast (pytorch_lightning).
 
-They come with `pip install -c constraints.txt -e '.[foreign]'`, 360 MB, and are skipped without. A
-third, of Lightning's own demonstrations, is studied in test_own_demonstration.
+They come with `pip install -c constraints.txt -e '.[foreign]'`, 360 MB, and are skipped without.
+One of Lightning's own demonstrations is studied in test_own_demonstration.
 """
 
 from __future__ import annotations
