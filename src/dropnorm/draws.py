@@ -45,9 +45,13 @@ def seed_draws(seed: int, *purpose: str | int, loader: object = None) -> None:
 
 
 def begin_epoch(
-    loader: object, begin: Callable[[], Iterator[Any]], seed: int, epoch: int
+    loader: DataLoader[Any], begin: Callable[[], Iterator[Any]], seed: int, epoch: int
 ) -> tuple[Iterator[Any], Draws]:
-    """A pass over the loader, made by `begin`, and where its draws go on."""
+    """A pass over the loader, made by `begin`, and where its draws go on.
+
+    Persistent workers are started anew: theirs would draw on from the epoch before.
+    """
+    loader._iterator = None
     seed_draws(seed, "epoch", epoch, loader=loader)
     iterator = begin()
     return iterator, Draws(loader)
@@ -58,8 +62,6 @@ def key_loader(loader: Any, seed: int, epoch: Callable[[], int]) -> Callable[[],
 
     A Trainer begins a pass earlier than its epoch, at times, and draws in between. Call what is
     returned when the epoch starts: if a pass is waiting, its draws then go on where they were.
-
-    Persistent workers are started anew for each pass: theirs would draw on from the epoch before.
     """
     waiting: list[Draws] = []
 
@@ -73,7 +75,6 @@ def key_loader(loader: Any, seed: int, epoch: Callable[[], int]) -> Callable[[],
 
     def begin(self: Any) -> Iterator[Any]:
         waiting.clear()
-        self._iterator = None
         iterator, draws = begin_epoch(self, lambda: kind.__iter__(self), seed, epoch())
         waiting.append(draws)
         return iterator

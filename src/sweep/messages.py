@@ -46,6 +46,11 @@ class TrialSpec:
     resume: bytes | None = field(default=None, repr=False)
 
     @property
+    def epochs(self) -> int:
+        """How many epochs it trains if nothing stops it."""
+        return int(self.config["trainer"]["max_epochs"])
+
+    @property
     def columns(self) -> tuple[float | None, ...]:
         """All momenta that are scored: the cumulative average, too, for comparison."""
         return self.momenta if None in self.momenta or not self.momenta else (*self.momenta, None)

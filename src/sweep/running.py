@@ -106,7 +106,7 @@ class Running:
 
     def is_over(self, event: Report) -> bool:
         """Whether this was the last epoch."""
-        return event.epoch >= int(self.spec.config["trainer"]["max_epochs"])
+        return event.epoch >= self.spec.epochs
 
     def row(self, status: RowStatus) -> TrialRow:
         """What is known at the start."""

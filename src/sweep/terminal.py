@@ -143,7 +143,7 @@ class Terminal:
 
     def _done(self) -> float:
         """Ended trials, and the epochs of running ones as fractions."""
-        shares = [r.epoch / _epochs(self._running[n]) for n, r in self._last.items()]
+        shares = [r.epoch / self._running[n].epochs for n, r in self._last.items()]
         return self._counts.total() + sum(shares)
 
     def _line(self, event: Ended) -> str:
@@ -206,7 +206,7 @@ class Terminal:
         for number, spec in sorted(self._running.items())[:room]:
             report = self._last.get(number)
             value = show(self._metric, report.metrics.get(self._metric, math.nan)) if report else ""
-            epochs = f"{report.epoch if report else 0}/{_epochs(spec)}"
+            epochs = f"{report.epoch if report else 0}/{spec.epochs}"
             yield ["▶", str(number), value, epochs, *self._cells(spec.params)]
 
     def _most_workers(self) -> int:
@@ -215,10 +215,6 @@ class Terminal:
     def _cells(self, params: Mapping[str, Value]) -> list[str]:
         texts = [plain(params[key]) if key in params else "" for key in self._keys]
         return [t if len(t) <= _LONGEST else f"{t[: _LONGEST - 1]}…" for t in texts]
-
-
-def _epochs(spec: TrialSpec) -> int:
-    return int(spec.config["trainer"]["max_epochs"])
 
 
 def show(metric: str, value: float) -> str:

@@ -48,7 +48,6 @@ class Pass:
 
     def __init__(self, loader: DataLoader[Any], seed: int, epoch: int) -> None:
         self._loader = own = copy.copy(loader)
-        own._iterator = None  # with persistent workers there would be one for all passes
         self._iterator, self._draws = begin_epoch(own, lambda: iter(own), seed, epoch)
 
     def __iter__(self) -> Pass:

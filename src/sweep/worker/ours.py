@@ -33,7 +33,7 @@ class Ours:
         self._desk, self._data = desk, data
         self.pack = Pack(
             [training.model for training in trainings],
-            epochs=first.config["trainer"]["max_epochs"],
+            epochs=first.epochs,
             momenta=first.columns or None,
         )
         self._has_banks = bool(first.columns and self.pack.bank(0).averages)
@@ -55,7 +55,7 @@ class Ours:
         """
         spec, epoch = training.spec, training.epoch + 1
         if spec.test:
-            return epoch >= int(spec.config["trainer"]["max_epochs"])
+            return epoch >= spec.epochs
         return spec.momentum_is_fixed or not self._has_banks or epoch not in spec.scored
 
     def score(self, due: Sequence[tuple[int, Training]]) -> None:

@@ -154,7 +154,7 @@ def choose(desk: Desk, key: Key) -> Choice:
     try:
         packing, spec = _packing(desk, key), desk.waiting[0]
         train, _ = packing.batches(torch.device("cpu"))
-        steps = int(spec.config["trainer"]["max_epochs"]) * len(train)  # type: ignore[arg-type]
+        steps = spec.epochs * len(train)  # type: ignore[arg-type]
         if torch.cuda.is_available():
             free_memory()
             room = _MEMORY * torch.cuda.mem_get_info()[0]

@@ -35,7 +35,7 @@ class Theirs:
         self.pack = VmappedPack(
             [training.model for training in trainings],
             seeds=[training.spec.seed for training in trainings],
-            epochs=first.config["trainer"]["max_epochs"],
+            epochs=first.epochs,
             momenta=first.columns or None,
         )
         self._momenta = first.columns
@@ -76,9 +76,8 @@ class Theirs:
     def _diagnosed(self, lane: int, spec: TrialSpec) -> dict[str, float]:
         """What `LastDiagnostics` finds of the trial alone, on batches of the same last epoch."""
         trainer, device = self.pack.trainer, self.pack.device
-        last = int(spec.config["trainer"]["max_epochs"]) - 1
         try:
-            training, validation = self._batches(device, lambda: [(spec.seed, last)])
+            training, validation = self._batches(device, lambda: [(spec.seed, spec.epochs - 1)])
             module = trainer.precision_plugin.convert_module(self.pack.module(lane)).to(device)
             some = _placed(trainer, training, min(BATCHES, int(trainer.num_training_batches)))
             batches = [tree_map(lambda t: t[0], batch) for batch in some]

@@ -31,7 +31,7 @@ class Training:
     @property
     def is_over(self) -> bool:
         """Whether this was its last epoch."""
-        return self.epoch >= int(self.spec.config["trainer"]["max_epochs"])
+        return self.epoch >= self.spec.epochs
 
     @property
     def is_scored(self) -> bool:
