@@ -14,7 +14,7 @@ from dropnorm import MNIST, Classifier
 from dropnorm.data import epoch_order
 from dropnorm.pack import LaneBatches, Pack, batches, signature
 from dropnorm.pack.batches import orders_on_device
-from dropnorm.pack.losses import lane_losses, losses_together
+from dropnorm.pack.losses import lane_loss, losses_together
 from tests.packs import CNN, MLP, AfterEpoch, data, fit_pack, quiet_trainer, same, state, trials
 
 # Metrics
@@ -35,9 +35,10 @@ def test_mixed_precision_learns(tmp_path: Path) -> None:
 
 def test_losses_are_the_same_in_turn_and_together() -> None:
     logits, y = torch.randn(3, 20, 10), torch.randint(10, (3, 20))
-    for smoothing in (None, torch.tensor([0.0, 0.1, 0.5], dtype=torch.float64)):
-        losses = lane_losses(logits, y, smoothing), losses_together(logits, y, smoothing)
-        torch.testing.assert_close(*losses)
+    for shares in ([0.0, 0.0, 0.0], [0.0, 0.1, 0.5]):
+        smoothing = torch.tensor(shares, dtype=torch.float64) if any(shares) else None
+        in_turn = [lane_loss(*lane)[0] for lane in zip(logits, y, shares, strict=True)]
+        torch.testing.assert_close(torch.stack(in_turn), losses_together(logits, y, smoothing))
 
 
 def test_smoothing_is_that_of_the_trials_in_the_lanes(tmp_path: Path) -> None:

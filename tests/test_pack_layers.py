@@ -15,6 +15,8 @@ from dropnorm import BatchNorm, Block, Dropout, cnn, mlp
 from dropnorm.blocks import seed_dropout
 from dropnorm.pack import stack
 from dropnorm.pack.layer import LaneLayer
+from dropnorm.pack.losses import lane_loss
+from dropnorm.pack.norm import LaneBatchNorm
 from dropnorm.pack.sequential import keep_lanes, lane_state, put_lane
 from dropnorm.random import keep_mask
 
@@ -206,3 +208,58 @@ def test_layers_without_a_packed_form_are_named() -> None:
 def test_unseeded_dropout_is_refused() -> None:
     with pytest.raises(ValueError, match="call seed_dropout"):
         stack([Block(3, 3)])
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.usefixtures("double")
+def test_losses_with_their_way_back_are_those_of_a_forward_pass(name: str) -> None:
+    """Bitwise: the same kernels in another order of lanes."""
+    (x, y), results = batch(), []
+    for at_once in (True, False):
+        torch.manual_seed(1)  # for equal weights
+        packed = stack(networks(name))
+        if at_once:
+            losses = packed.losses(x, y, lambda lane, z, t: lane_loss(z, t, 0.1 * lane))
+        else:
+            shares = [0.1 * lane for lane in range(LANES)]
+            lanes = zip(packed(x), y, shares, strict=True)
+            losses = torch.stack([F.cross_entropy(z, t, label_smoothing=s) for z, t, s in lanes])
+        losses.sum().backward()
+        results.append((losses, [p.grad for p in packed.parameters()], packed.state_dict()))
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
+
+
+def test_losses_of_different_weights_give_each_lane_its_share() -> None:
+    packed, (x, y) = stack(networks("mlp", dropout=0.0)), batch()
+    packed.losses(x, y, lambda lane, z, t: lane_loss(z, t)).sum().backward()
+    once = [p.grad for p in packed.parameters() if p.grad is not None]
+    packed.zero_grad()
+    shares = torch.tensor([0.5, 1.0, 2.0])
+    losses = packed.losses(x, y, lambda lane, z, t: lane_loss(z, t))
+    (losses * shares).sum().backward()
+    for parameter, gradient in zip(packed.parameters(), once, strict=True):
+        expected = gradient * shares.view(-1, *[1] * (gradient.dim() - 1))
+        torch.testing.assert_close(parameter.grad, expected)
+    with pytest.raises(RuntimeError, match="losses: expected one way back, got another"):
+        losses.sum().backward()
+
+
+@pytest.mark.usefixtures("double")
+def test_a_norm_in_eval_mode_stays_so_in_a_network_that_trains() -> None:
+    plain, (x, _) = networks("mlp", dropout=0.0), batch()
+    packed = stack(plain)
+    for network in (packed, *plain):
+        for layer in network.modules():
+            if isinstance(layer, BatchNorm | LaneBatchNorm):
+                layer.eval()
+    packed(x).square().sum().backward()
+    for lane, one in enumerate(plain):
+        one(x[lane]).square().sum().backward()
+        for mine, theirs in zip(packed.parameters(), one.parameters(), strict=True):
+            assert mine.grad is not None
+            torch.testing.assert_close(mine.grad[lane], theirs.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_a_batch_of_one_is_refused_as_torch_does() -> None:
+    with pytest.raises(ValueError, match="expected more than 1 value per channel"):
+        stack(networks("mlp"))(torch.randn(LANES, 1, 1, 8, 8))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from dropnorm.pack.layer import LaneLayer, Run
+from dropnorm.pack.passes import Gradients, Pass, Saved
 from dropnorm.random import keep_mask, keep_mask_on_device
+
+Key: TypeAlias = tuple[float, int, int]  # rate, seed and step
 
 
 class LaneDropout(LaneLayer):
@@ -30,11 +33,23 @@ class LaneDropout(LaneLayer):
         return {"rate": rate, "seed": torch.tensor(layer.seed), "step": torch.tensor(layer.step)}
 
     def lanes(self) -> Iterable[Run]:
+        return itertools.repeat(_same)
+
+    def passes(self) -> Iterable[Pass]:
+        return [Dropped(self.key, lane) for lane in range(len(self.rate))]
+
+    def begin(self) -> None:
+        """Draws come from the keys of this step; a layer in eval mode drops nothing."""
         if not self.training:
-            return itertools.repeat(_same)
+            self._keys = [(0.0, 0, 0)] * len(self.rate)
+            return
         self.step.add_(1)
-        keys = zip(self.rate.tolist(), self.seed.tolist(), self.step.tolist(), strict=True)
-        return [partial(_drop, rate=rate, seed=seed, step=step) for rate, seed, step in keys]
+        rows = self.rate.tolist(), self.seed.tolist(), self.step.tolist()
+        self._keys = list(zip(*rows, strict=True))
+
+    def key(self, lane: int) -> Key:
+        """That of a lane in the training step under way."""
+        return self._keys[lane]
 
     def together(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -44,11 +59,24 @@ class LaneDropout(LaneLayer):
         return x * (keep / (1 - self.rate.to(x.dtype)).view(-1, *[1] * (x.dim() - 1)))
 
 
-def _drop(x: Tensor, rate: float, seed: int, step: int) -> Tensor:
-    if rate == 0:
-        return x
-    double = x.dtype == torch.float64
-    return x * keep_mask(x.shape, rate, seed, step, 1 / (1 - rate), double).to(x.dtype)
+class Dropped:
+    """`Dropout` of one lane, whose key in the training step under way `key` gives."""
+
+    learns = False
+
+    def __init__(self, key: Callable[[int], Key], lane: int) -> None:
+        self._key, self._lane = key, lane
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
+        rate, seed, step = self._key(self._lane)
+        if not rate:
+            return x, None
+        kept, double = 1 / (1 - rate), x.dtype == torch.float64
+        mask = keep_mask(x.shape, rate, seed, step, kept, double).to(x.dtype)
+        return x * mask, mask
+
+    def backward(self, dy: Tensor, saved: Saved, into: Gradients, wanted: bool) -> Tensor | None:
+        return dy if saved is None else dy * saved
 
 
 def _same(x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dropnorm.pack.layer import LaneLayer, Run, Stateless, merged, parted
+from dropnorm.pack.passes import Pass, Recorded
 
 
 class LaneConv2d(LaneLayer):
@@ -42,7 +43,11 @@ class LaneConv2d(LaneLayer):
         pairs = zip(self.weight.unbind(), biases, strict=True)
         return [partial(self._one, weight=w, bias=b) for w, b in pairs]
 
-    def _one(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def passes(self) -> Iterable[Pass]:
+        own = [p for p in (self.weight, self.bias) if p is not None]
+        return [Recorded(self._one, own, lane) for lane in range(len(self.weight))]
+
+    def _one(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         # Not `contiguous`: with one channel it takes any strides for channels_last.
         x, weight = (t.to(memory_format=torch.channels_last) for t in (x, weight))
         return self._convolve(x, weight, bias, groups=self._groups)

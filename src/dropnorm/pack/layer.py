@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-Run: TypeAlias = Callable[[Tensor], Tensor]  # one lane's part of a forward pass, [B, ...] -> same
+from dropnorm.pack.passes import (
+    Cost,
+    Gradients,
+    Pass,
+    Plan,
+    Recorded,
+    Saved,
+    lane_losses,
+    train_lanes,
+)
+
+Run: TypeAlias = Callable[[Tensor], Tensor]  # one lane's part of an evaluation, [B, ...] -> same
 
 
 class LaneLayer(nn.Module):
@@ -24,6 +36,7 @@ class LaneLayer(nn.Module):
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
+        self._plan: Plan | None = None
         first = layers[0]
         for name, parameter in first._parameters.items():
             packed = None if parameter is None else nn.Parameter(_stacked(layers, name))
@@ -41,11 +54,24 @@ class LaneLayer(nn.Module):
         return {}
 
     def lanes(self) -> Iterable[Run]:
-        """Begins one forward pass (counting it, if it trains): a function for each lane, in order.
+        """A function for each lane, in order, that evaluates it on the CPU.
 
-        Each is to be called once. A layer without state gives an endless iterator.
+        A layer without state gives an endless iterator.
         """
         raise NotImplementedError
+
+    def passes(self) -> Iterable[Pass]:
+        """How each lane, in order, trains on the CPU: for all steps until lanes are dropped.
+
+        A layer without state gives an endless iterator.
+        """
+        raise NotImplementedError
+
+    def begin(self) -> None:
+        """Before all lanes pass in a training step on the CPU."""
+
+    def end(self) -> None:
+        """After all lanes have passed forward."""
 
     def together(self, x: Tensor) -> Tensor:
         """The forward pass of all lanes with kernels over the whole [K, B, ...]."""
@@ -54,8 +80,35 @@ class LaneLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu":
             return self.together(x)
+        if any(layer.training for layer in self._all_layers()):
+            return self._trained(len(x), partial(train_lanes, x))
         # Inputs first: an endless iterator of lanes must not be asked for one more.
         return torch.stack([run(one) for one, run in zip(x.unbind(), self.lanes(), strict=False)])
+
+    def losses(self, x: Tensor, y: Tensor, cost: Cost) -> Tensor:
+        """The loss of each lane, [K], in training on the CPU: faster than a forward pass with one.
+
+        Shapes: x [K, B, ...], y [K, B].
+        """
+        return self._trained(len(x), partial(lane_losses, x, y, cost))
+
+    def _trained(self, lanes: int, run: Callable[[Plan], Tensor]) -> Tensor:
+        """A training step on the CPU."""
+        layers = self._all_layers()
+        flags = [layer.training for layer in layers]
+        if self._plan is None or not self._plan.holds(flags):
+            passes = list(itertools.islice(self.passes(), lanes))
+            self._plan = Plan(passes, list(self.parameters()), flags)
+        for layer in layers:
+            layer.begin()
+        y = run(self._plan)
+        for layer in layers:
+            layer.end()
+        return y
+
+    def _all_layers(self) -> Sequence[LaneLayer]:
+        """The layers in it that compute, in order."""
+        return (self,)
 
     def some(self, x: Tensor, lanes: Sequence[int]) -> Tensor:
         """The forward pass of these lanes alone, in rising order, on the CPU and in eval mode.
@@ -90,9 +143,27 @@ class Stateless(LaneLayer):
     def lanes(self) -> Iterator[Run]:
         return itertools.repeat(self.plain)
 
+    def passes(self) -> Iterator[Pass]:
+        is_relu = type(self.plain) is nn.ReLU
+        return itertools.repeat(Rectified() if is_relu else Recorded(self.plain))
+
     def together(self, x: Tensor) -> Tensor:
         y: Tensor = self.plain(x.flatten(0, 1))
         return y.view(*x.shape[:2], *y.shape[1:])
+
+
+class Rectified:
+    """`nn.ReLU` of one lane."""
+
+    learns = False
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
+        y = torch.relu(x)
+        return y, y
+
+    def backward(self, dy: Tensor, saved: Saved, into: Gradients, wanted: bool) -> Tensor | None:
+        dx: Tensor = torch.ops.aten.threshold_backward(dy, saved, 0)
+        return dx
 
 
 def merged(x: Tensor) -> Tensor:

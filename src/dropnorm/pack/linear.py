@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dropnorm.pack.layer import LaneLayer, Run
+from dropnorm.pack.passes import Gradients, Pass, Saved
 
 # Products with few outputs round differently (seen with MKL) when an operand or the result begins
 # off a boundary that torch's own allocations keep. A lane of odd size begins anywhere.
@@ -26,12 +27,11 @@ class LaneLinear(LaneLayer):
     def lanes(self) -> Iterable[Run]:
         weight, bias = self._operands()
         biases = [None] * len(weight) if bias is None else bias.unbind()
-        if not (torch.is_grad_enabled() and weight.requires_grad):
-            pairs = zip(weight.unbind(), biases, strict=True)
-            return [partial(_evaluate, weight=w, bias=b) for w, b in pairs]
-        gradient = _Gradient(weight)
-        operands = enumerate(zip(_split(weight, gradient), biases, strict=True))
-        return [partial(_product, weight=w, bias=b, into=(gradient, k)) for k, (w, b) in operands]
+        pairs = zip(weight.unbind(), biases, strict=True)
+        return [partial(_evaluate, weight=w, bias=b) for w, b in pairs]
+
+    def passes(self) -> Iterable[Pass]:
+        return [Product(self.weight, self.bias, lane) for lane in range(len(self.weight))]
 
     def together(self, x: Tensor) -> Tensor:
         weight, bias = self._operands()
@@ -39,76 +39,43 @@ class LaneLinear(LaneLayer):
         return y if bias is None else y + bias.unsqueeze(1)
 
     def _operands(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias as autocast wants them: it does not look into functions of our own."""
-        device = self.weight.device.type
-        if not torch.is_autocast_enabled(device):
-            return self.weight, self.bias
-        dtype = torch.get_autocast_dtype(device)
+        """Weight and bias in the type of autocast."""
+        dtype = _autocast_type(self.weight) or self.weight.dtype
         return self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype)
 
 
-class _Gradient:
-    """Where the lanes of one backward pass put their gradients of a weight [K, O, I]."""
+class Product:
+    """`nn.Linear` of one lane, with the kernels that autograd uses."""
 
-    def __init__(self, weight: Tensor) -> None:
-        self._like = weight
-        self._memory: Tensor | None = None
+    learns = True
 
-    def lane(self, lane: int) -> Tensor:
-        if self._memory is None:
-            self._memory = torch.empty_like(self._like)
-        return self._memory[lane]
+    def __init__(self, weight: Tensor, bias: Tensor | None, lane: int) -> None:
+        self._parameters, self._lane = (weight, bias), lane
+        self._weight = weight.detach()[lane]
+        self._bias = None if bias is None else bias.detach()[lane]
 
-    def take(self) -> Tensor | None:
-        """All of it; autograd makes it `weight.grad` without a copy if nobody else has it."""
-        memory, self._memory = self._memory, None
-        return memory
+    def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
+        dtype = _autocast_type(x) or self._weight.dtype
+        x, weight = _aligned(x.to(dtype)), _aligned(self._weight.to(dtype))
+        bias = None if self._bias is None else self._bias.to(dtype)
+        return F.linear(x, weight, bias), (x, weight)
 
-
-class _Split(torch.autograd.Function):
-    """A packed weight as its K lanes, whose gradients come side by side in a `_Gradient`.
-
-    With `Tensor.unbind` autograd would copy them there, which is a tenth of a step's time.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, gradient: _Gradient) -> tuple[Tensor, ...]:
-        ctx.gradient = gradient
-        return weight.unbind()
-
-    @staticmethod
-    def backward(ctx: Any, *lanes: Tensor) -> tuple[Tensor | None, None]:
-        for k, lane in enumerate(lanes):
-            mine = ctx.gradient.lane(k)
-            if mine.data_ptr() != lane.data_ptr():  # zeros: nothing was computed with this lane
-                mine.copy_(lane)
-        return ctx.gradient.take(), None
-
-
-class _Product(torch.autograd.Function):
-    """F.linear of one lane, with the kernels that autograd uses; puts dW in its place."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, into: tuple[_Gradient, int]
-    ) -> Tensor:
-        x, weight = _aligned(x), _aligned(weight)
-        ctx.save_for_backward(x, weight)
-        ctx.into = into
-        return F.linear(x, weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        (x, weight), dy = ctx.saved_tensors, _aligned(dy)
-        dx = dy @ weight if ctx.needs_input_grad[0] else None
-        db = dy.sum(0) if ctx.needs_input_grad[2] else None
-        gradient, lane = ctx.into
-        dw: Tensor = gradient.lane(lane)
-        if _is_aligned(dw):
+    def backward(self, dy: Tensor, saved: Saved, into: Gradients, wanted: bool) -> Tensor | None:
+        dy, (x, weight) = _aligned(dy), saved
+        dw = into.place(self._parameters[0], self._lane)
+        if _is_aligned(dw) and dw.dtype == dy.dtype:
             torch.mm(dy.t(), x, out=dw)
         else:
             dw.copy_(dy.t() @ x)
-        return dx, dw, db, None
+        if self._parameters[1] is not None:
+            into.place(self._parameters[1], self._lane).copy_(dy.sum(0))
+        return dy @ weight if wanted else None
+
+
+def _autocast_type(x: Tensor) -> torch.dtype | None:
+    """What autocast wants products in, if it is on: it does not look into functions of our own."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
 
 def _is_aligned(t: Tensor) -> bool:
@@ -121,11 +88,6 @@ def _aligned(t: Tensor) -> Tensor:
 
 def _evaluate(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.linear(_aligned(x), _aligned(weight), bias)
-
-
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None, into: tuple[_Gradient, int]) -> Tensor:
-    y: Tensor = _apply(x.to(weight.dtype), weight, bias, into)
-    return y
 
 
 class _Products(torch.autograd.Function):
@@ -142,6 +104,4 @@ class _Products(torch.autograd.Function):
         return (torch.bmm(dy, weight) if ctx.needs_input_grad[0] else None), torch.bmm(dy.mT, x)
 
 
-_split: Any = _Split.apply
-_apply: Any = _Product.apply
 _products: Any = _Products.apply

@@ -1,4 +1,4 @@
-"""Training losses of K lanes at once."""
+"""Training losses: of one lane with its gradient, and of K lanes at once."""
 
 from __future__ import annotations
 
@@ -6,22 +6,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_MEAN, _IGNORED = 1, -100  # torch's numbers for reduction="mean" and for the label to ignore
 
-def lane_losses(logits: Tensor, y: Tensor, smoothing: Tensor | None = None) -> Tensor:
-    """Mean cross entropy of each lane, [K], with its own label smoothing (None: without, in all).
 
-    Shapes: logits [K, B, classes], y int64 [K, B], smoothing float64 [K].
+def lane_loss(logits: Tensor, y: Tensor, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Mean cross entropy with label smoothing, and the gradient of the logits.
+
+    Both bit for bit what autograd makes of `F.cross_entropy`, under autocast too. Shapes: logits
+    [B, classes], y int64 [B] -> [], [B, classes].
     """
-    if logits.device.type != "cpu":
-        return losses_together(logits, y, smoothing)
-    # One kernel a lane, the plain module's own.
-    shares = [0.0] * len(logits) if smoothing is None else smoothing.tolist()
-    lanes = zip(logits.unbind(), y.unbind(), shares, strict=True)
-    return torch.stack([F.cross_entropy(z, t, label_smoothing=s) for z, t, s in lanes])
+    if smoothing:
+        with torch.enable_grad():
+            leaf = logits.detach().requires_grad_()
+            loss = F.cross_entropy(leaf, y, label_smoothing=smoothing)
+        return loss.detach(), torch.autograd.grad(loss, leaf)[0]
+    wide = logits.float() if logits.dtype == torch.bfloat16 else logits
+    log_p = torch.log_softmax(wide, 1)
+    how = None, _MEAN, _IGNORED
+    loss, weight = torch.ops.aten.nll_loss_forward(log_p, y, *how)
+    slope = torch.ops.aten.nll_loss_backward(torch.ones_like(loss), log_p, y, *how, weight)
+    gradient = torch.ops.aten._log_softmax_backward_data(slope, log_p, 1, log_p.dtype)
+    return loss, gradient.to(logits.dtype)
 
 
 def losses_together(logits: Tensor, y: Tensor, smoothing: Tensor | None = None) -> Tensor:
-    """`lane_losses` with kernels over all lanes, on any device."""
+    """Mean cross entropy of each lane, [K], with its own label smoothing (None: without, in all).
+
+    Shapes: logits [K, B, classes], y int64 [K, B], smoothing float64 [K], on any device.
+    """
     log_p = logits.float().log_softmax(-1)
     true = -log_p.gather(-1, y.unsqueeze(-1)).squeeze(-1).mean(-1)
     if smoothing is None:

@@ -27,7 +27,7 @@ from dropnorm.pack.banks import (
     score_together,
 )
 from dropnorm.pack.lane import Lane, check_same
-from dropnorm.pack.losses import lane_losses
+from dropnorm.pack.losses import lane_loss, losses_together
 from dropnorm.pack.optimizer import LaneOptimizer
 from dropnorm.pack.sequential import dropout_steps, keep_lanes, lane_state, put_lane, stack
 from dropnorm.pack.signature import shape_settings
@@ -177,9 +177,15 @@ class Pack(Together[Lane]):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x, y = batch
-        losses = lane_losses(self(x), y, self._smoothing(x.device))
+        if x.device.type == "cpu":
+            losses = self.network.losses(x, y, self._cost)
+        else:
+            losses = losses_together(self(x), y, self._smoothing(x.device))
         self._count(losses)
         return losses.sum()  # of means: a lane's gradient is that of the trial alone
+
+    def _cost(self, lane: int, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return lane_loss(logits, y, self.lanes[lane].label_smoothing)
 
     def _smoothing(self, device: torch.device) -> Tensor | None:
         """The label smoothing of each lane; kept, for a step should not ask every lane."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +12,7 @@ from torch import Tensor, nn
 from dropnorm.bank import begun, weights
 from dropnorm.blocks import BatchNorm
 from dropnorm.pack.layer import LaneLayer, Run, merged, parted
-
-Affine: TypeAlias = Sequence[Tensor | None]  # weight or bias of each lane
+from dropnorm.pack.passes import Gradients, Pass, Recorded, Saved
 
 
 class LaneBatchNorm(LaneLayer):
@@ -63,29 +61,36 @@ class LaneBatchNorm(LaneLayer):
     def lanes(self) -> Iterable[Run]:
         none = [None] * len(self.running_mean)
         weight, bias = (none if t is None else t.unbind() for t in (self.weight, self.bias))
-        return self._training(weight, bias) if self.training else self._evaluating(weight, bias)
+        affine = zip(self._evaluations(), weight, bias, strict=True)
+        return [partial(run, weight=w, bias=b) for run, w, b in affine]
 
-    def _evaluating(self, weight: Affine, bias: Affine) -> list[Run]:
-        rows = zip(self.running_mean, self.running_var, weight, bias, strict=True)
-        return [
-            partial(F.batch_norm, running_mean=m, running_var=v, weight=w, bias=b, eps=self.eps)
-            for m, v, w, b in rows
-        ]
+    def passes(self) -> Iterable[Pass]:
+        affine = [p for p in (self.weight, self.bias) if p is not None]
+        if not self.training:
+            return [Recorded(run, affine, k) for k, run in enumerate(self._evaluations())]
+        self._batch = self.running_mean.new_zeros(2, *self.running_mean.shape)
+        lanes = range(len(self.running_mean))
+        return [Normalised(affine, k, self._batch[:, k], self.eps) for k in lanes]
 
-    def _training(self, weight: Affine, bias: Affine) -> list[Run]:
+    def begin(self) -> None:
+        if self.training:
+            self._batch.zero_()  # a lane that has diverged must not leave NaN to the next one
+
+    def end(self) -> None:
+        if not self.training:
+            return
         share, bank_share = self._count()
-        mean, var = batch = self.running_mean.new_zeros(2, *self.running_mean.shape)
-
-        def run(x: Tensor, k: int) -> Tensor:
-            # With momentum 1 torch writes this batch's own statistics into the running averages.
-            y = F.batch_norm(x, mean[k], var[k], weight[k], bias[k], True, 1.0, self.eps)
-            self.running_mean[k].lerp_(mean[k], share[k])
-            self.running_var[k].lerp_(var[k], share[k])
+        # Lane by lane, for how torch rounds here depends on the shape.
+        for k, mine in enumerate(self._batch.unbind(1)):
+            self.running_mean[k].lerp_(mine[0], share[k])
+            self.running_var[k].lerp_(mine[1], share[k])
             if bank_share is not None:
-                self.bank[k].lerp_(batch[:, k].unsqueeze(1), bank_share[k])
-            return y
+                self.bank[k].lerp_(mine.unsqueeze(1), bank_share[k])
 
-        return [partial(run, k=k) for k in range(len(share))]
+    def _evaluations(self) -> list[Callable[..., Tensor]]:
+        """For each lane a function of x, and of weight and bias if it has them."""
+        averages = zip(self.running_mean, self.running_var, strict=True)
+        return [partial(_evaluate, averages=pair, eps=self.eps) for pair in averages]
 
     def together(self, x: Tensor) -> Tensor:
         lanes = len(x)
@@ -112,9 +117,59 @@ class LaneBatchNorm(LaneLayer):
     def _count(self) -> tuple[Tensor, Tensor | None]:
         """Counts a batch; its part in the running averages [K], and in the banks [K, M, 1]."""
         self.num_batches_tracked.add_(1)
-        cumulative = self.num_batches_tracked.to(self.momentum.dtype).reciprocal()
-        share = torch.where(self.momentum > 0, self.momentum, cumulative)
+        cumulative = self.num_batches_tracked.to(self.momentum.dtype).reciprocal_()
+        share = _filled(self.momentum, cumulative)
         if not self.momenta:
             return share, None
-        fixed = self.bank_momentum
-        return share, torch.where(fixed > 0, fixed, cumulative.unsqueeze(1)).unsqueeze(2)
+        return share, _filled(self.bank_momentum, cumulative.unsqueeze(1)).unsqueeze(2)
+
+
+def _filled(momentum: Tensor, cumulative: Tensor) -> Tensor:
+    """The cumulative average's part in the place of every 0."""
+    return torch.where(momentum > 0, momentum, cumulative)
+
+
+def _evaluate(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    averages: tuple[Tensor, Tensor],
+    eps: float,
+) -> Tensor:
+    return F.batch_norm(x, *averages, weight, bias, eps=eps)
+
+
+class Normalised:
+    """`BatchNorm` of one lane in training.
+
+    Each batch's mean and unbiased variance go into `averages` [2, C].
+    """
+
+    def __init__(self, affine: Sequence[Tensor], lane: int, averages: Tensor, eps: float) -> None:
+        self._affine, self._lane, self._eps = affine, lane, eps
+        self._mine = [p.detach()[lane] for p in affine]
+        self._mean, self._var = averages.unbind()
+        self.learns = bool(affine)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
+        if x.numel() == x.shape[1]:
+            got = list(x.shape)
+            raise ValueError(f"expected more than 1 value per channel when training, got {got}")
+        # With momentum 1 torch writes this batch's own statistics into the running averages.
+        weight, bias = self._mine or (None, None)
+        y, *statistics = torch.native_batch_norm(
+            x, weight, bias, self._mean, self._var, True, 1.0, self._eps
+        )
+        return y, (x, weight, statistics)
+
+    def backward(self, dy: Tensor, saved: Saved, into: Gradients, wanted: bool) -> Tensor | None:
+        x, weight, statistics = saved
+        wants = [wanted, self.learns, self.learns]
+        dx, *affine = torch.ops.aten.native_batch_norm_backward(
+            dy, x, weight, None, None, *statistics, True, self._eps, wants
+        )
+        for parameter, gradient in zip(self._affine, affine, strict=False):
+            into.place(parameter, self._lane).copy_(gradient)
+        found: Tensor | None = dx
+        return found

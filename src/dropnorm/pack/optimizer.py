@@ -39,10 +39,19 @@ class LaneOptimizer(torch.optim.Optimizer):
         self.steps = np.zeros(len(lanes), dtype=np.int64)
         self.total_steps = total_steps
         self._numbers = Numbers(self._parameters()[0].device)
+        self._views: Views | None = None
         for parameter in self._parameters():
             state = {name: torch.zeros_like(parameter) for name in STATE[kinds[0]]}
             # A count for each parameter: torch's kernels add 1 to every one they are given.
             self.state[parameter] = {**state, "step": torch.zeros(len(lanes))}
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As torch's, without what it does around it: that takes longer than a small product."""
+        if not set_to_none:
+            super().zero_grad(set_to_none)
+            return
+        for parameter in self._parameters():
+            parameter.grad = None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -93,12 +102,14 @@ class LaneOptimizer(torch.optim.Optimizer):
         return [p for group in self.param_groups for p in group["params"]]
 
     def _in_turn(self, parameters: Sequence[nn.Parameter]) -> None:
-        weights, gradients = _by_lane(parameters), _by_lane([_gradient(p) for p in parameters])
         names = (*STATE[self.lanes[0].name], "step")
-        state = {name: _by_lane([self.state[p][name] for p in parameters]) for name in names}
-        for k, (settings, lr) in enumerate(zip(self.lanes, self.rates(), strict=True)):
-            mine = {name: lanes[k] for name, lanes in state.items()}
-            update_lane(settings, lr, weights[k], gradients[k], mine)
+        state = {name: [self.state[p][name] for p in parameters] for name in names}
+        if self._views is None or not self._views.hold(parameters, state):
+            self._views = Views(parameters, state)
+        gradients = _by_lane([_gradient(p) for p in parameters])
+        lanes = zip(self.lanes, self.rates(), gradients, self._views.lanes, strict=True)
+        for settings, lr, gradient, (weights, mine) in lanes:
+            update_lane(settings, lr, weights, gradient, mine)
 
     @torch.no_grad()
     def together(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -110,6 +121,29 @@ class LaneOptimizer(torch.optim.Optimizer):
         for p in parameters:
             update(p, _gradient(p), self.state[p], numbers)
             self.state[p]["step"].add_(1)  # as torch's kernels do: a lane can go on on a CPU
+
+
+class Views:
+    """For each lane its slices of parameters and state, for as long as these stay where they are.
+
+    Slicing them anew at every step would take longer than the update of a small network.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], state: Mapping[str, list[Tensor]]) -> None:
+        self._places = _places(parameters, state)
+        weights = _by_lane([parameter.detach() for parameter in parameters])
+        by_name = {name: _by_lane(tensors) for name, tensors in state.items()}
+        self.lanes = [
+            (mine, {name: lanes[k] for name, lanes in by_name.items()})
+            for k, mine in enumerate(weights)
+        ]
+
+    def hold(self, parameters: Sequence[Tensor], state: Mapping[str, list[Tensor]]) -> bool:
+        return self._places == _places(parameters, state)
+
+
+def _places(parameters: Sequence[Tensor], state: Mapping[str, list[Tensor]]) -> list[int]:
+    return [t.data_ptr() for tensors in (parameters, *state.values()) for t in tensors]
 
 
 def _by_lane(tensors: Sequence[Tensor]) -> list[list[Tensor]]:

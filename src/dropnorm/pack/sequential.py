@@ -16,6 +16,7 @@ from dropnorm.pack.images import LaneConv2d, LanePool
 from dropnorm.pack.layer import LaneLayer, Run, Stateless
 from dropnorm.pack.linear import LaneLinear
 from dropnorm.pack.norm import LaneBatchNorm
+from dropnorm.pack.passes import Chain, Pass
 
 
 class LaneSequential(LaneLayer):
@@ -23,12 +24,17 @@ class LaneSequential(LaneLayer):
 
     def __init__(self, layers: Sequence[nn.Sequential]) -> None:
         super().__init__(layers)
+        self._computing: tuple[LaneLayer, ...] | None = None
         for name, _ in layers[0].named_children():
             self.add_module(name, stack([layer.get_submodule(name) for layer in layers]))
 
     def lanes(self) -> Iterator[Run]:
         runs = [child.lanes() for child in self.lane_layers()]
         return map(_chain, zip(*runs, strict=False))
+
+    def passes(self) -> Iterator[Pass]:
+        layers = [child.passes() for child in self.lane_layers()]
+        return map(Chain, zip(*layers, strict=False))
 
     def together(self, x: Tensor) -> Tensor:
         waiting = self.lane_layers()
@@ -38,6 +44,11 @@ class LaneSequential(LaneLayer):
                 x, taken = waiting[0].together(x), 1
             waiting = waiting[taken:]
         return x
+
+    def _all_layers(self) -> Sequence[LaneLayer]:
+        if self._computing is None:
+            self._computing = tuple(leaves(self))
+        return self._computing
 
     def lane_layers(self) -> list[LaneLayer]:
         """The layers in it, in order."""

@@ -1,0 +1,182 @@
+"""A training step of K lanes on the CPU, lane by lane, with gradients that are written out.
+
+Autograd would record and walk some twenty nodes a lane. Here it sees one for the whole network:
+`train_lanes`, or `lane_losses` with the loss and the way back in it. What is computed is what
+autograd would compute, with the kernels of the plain layers and in their order: a lane's bits are
+those of the plain network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Saved: TypeAlias = Any  # what a pass keeps of its way forward for its way back
+
+# From a lane's number, its logits and its targets to its loss and the gradient of the logits.
+Cost: TypeAlias = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class Pass(Protocol):
+    """One lane's way through one layer, forward and back; `learns`: it has parameters.
+
+    It keeps nothing between steps but views of its lane, so that it can serve all of them.
+    """
+
+    learns: bool
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
+        """[B, ...] -> [B, ...], and what `backward` needs. It leaves x as it is."""
+
+    def backward(self, dy: Tensor, saved: Saved, into: Gradients, wanted: bool) -> Tensor | None:
+        """Puts the parameters' gradients into their places; returns that of x if it is wanted."""
+
+
+class Chain:
+    """Passes one after the other."""
+
+    def __init__(self, passes: Sequence[Pass]) -> None:
+        self._passes = passes
+        learners = [place for place, one in enumerate(passes) if one.learns]
+        self._first = learners[0] if learners else len(passes)
+        self.learns = bool(learners)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
+        saved = []
+        for one in self._passes:
+            x, mine = one.forward(x)
+            saved.append(mine)
+        return x, saved
+
+    def backward(self, dy: Tensor, saved: Saved, into: Gradients, wanted: bool) -> Tensor | None:
+        last = 0 if wanted else self._first
+        for place in reversed(range(last, len(self._passes))):
+            dx = self._passes[place].backward(dy, saved[place], into, wanted or place > last)
+            if dx is None:
+                return None
+            dy = dx
+        return dy if wanted else None
+
+
+class Recorded:
+    """Any function of x and of a lane's slices of parameters, by autograd after all."""
+
+    def __init__(
+        self, run: Callable[..., Tensor], parameters: Sequence[Tensor] = (), lane: int = 0
+    ) -> None:
+        self._run, self._parameters, self._lane = run, parameters, lane
+        self.learns = bool(parameters)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
+        inputs = [x, *(parameter[self._lane] for parameter in self._parameters)]
+        with torch.enable_grad():
+            inputs = [tensor.detach().requires_grad_() for tensor in inputs]
+            y = self._run(*inputs)
+        return y.detach(), (y, inputs)
+
+    def backward(self, dy: Tensor, saved: Saved, into: Gradients, wanted: bool) -> Tensor | None:
+        y, inputs = saved
+        inputs = inputs if wanted else inputs[1:]
+        found = list(torch.autograd.grad(y, inputs, dy, retain_graph=True))
+        dx = found.pop(0) if wanted else None
+        for parameter, gradient in zip(self._parameters, found, strict=True):
+            into.place(parameter, self._lane).copy_(gradient)
+        return dx
+
+
+class Gradients:
+    """Where the lanes of one backward pass put the gradients of packed parameters [K, ...]."""
+
+    def __init__(self) -> None:
+        self._memory: dict[int, tuple[Tensor, tuple[Tensor, ...]]] = {}
+
+    def place(self, parameter: Tensor, lane: int) -> Tensor:
+        if id(parameter) not in self._memory:
+            memory = torch.empty_like(parameter)
+            self._memory[id(parameter)] = memory, memory.unbind()
+        return self._memory[id(parameter)][1][lane]
+
+    def take(self, parameter: Tensor) -> Tensor:
+        """All lanes'; autograd makes it `parameter.grad` without a copy if nobody else has it."""
+        return self._memory.pop(id(parameter))[0]
+
+
+class Plan:
+    """The passes of all lanes of a network, for as long as they are what they were made for."""
+
+    def __init__(
+        self, lanes: Sequence[Pass], parameters: Sequence[Tensor], flags: Sequence[bool]
+    ) -> None:
+        self.lanes, self.parameters = lanes, parameters
+        self._flags, self._memory = flags, _places(parameters)
+
+    def holds(self, flags: Sequence[bool]) -> bool:
+        """Whether the layers train or not as then, and no parameter has moved in memory."""
+        return self._flags == flags and self._memory == _places(self.parameters)
+
+
+def _places(tensors: Sequence[Tensor]) -> list[int]:
+    return [tensor.data_ptr() for tensor in tensors]
+
+
+class _Training(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, plan: Plan, *parameters: Tensor) -> Tensor:
+        ctx.plan = plan
+        pairs = [lane.forward(one) for lane, one in zip(plan.lanes, x.unbind(), strict=True)]
+        outputs, ctx.saved = zip(*pairs, strict=True)
+        return torch.stack(outputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        wanted, into = ctx.needs_input_grad[0], Gradients()
+        steps = zip(ctx.plan.lanes, dy.unbind(), ctx.saved, strict=True)
+        dx = [lane.backward(gradient, saved, into, wanted) for lane, gradient, saved in steps]
+        taken = [into.take(parameter) for parameter in ctx.plan.parameters]
+        return torch.stack(dx) if wanted else None, None, *taken
+
+
+class _Losses(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, y: Tensor, plan: Plan, cost: Cost, *parameters: Tensor
+    ) -> Tensor:
+        into, losses = Gradients(), []
+        for k, (lane, one, target) in enumerate(zip(plan.lanes, x, y, strict=True)):
+            logits, saved = lane.forward(one)
+            loss, gradient = cost(k, logits, target)
+            lane.backward(gradient, saved, into, wanted=False)
+            losses.append(loss)
+        ctx.gradients = [into.take(parameter) for parameter in parameters]
+        return torch.stack(losses)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            raise RuntimeError("losses: expected one way back, got another; compute them again")
+        if any(share != 1 for share in dy.tolist()):
+            for gradient in gradients:
+                gradient.mul_(dy.to(gradient.dtype).view(-1, *[1] * (gradient.dim() - 1)))
+        return None, None, None, None, *gradients
+
+
+def lane_losses(x: Tensor, y: Tensor, cost: Cost, plan: Plan) -> Tensor:
+    """The loss of each lane, [K], with its whole way back at once: what it needs is in the caches.
+
+    It can be gone back through once. Shapes: x [K, B, ...], y [K, B].
+    """
+    losses: Tensor = _Losses.apply(x, y, plan, cost, *plan.parameters)  # type: ignore[no-untyped-call]
+    return losses
+
+
+def train_lanes(x: Tensor, plan: Plan) -> Tensor:
+    """The training pass [K, B, ...] -> [K, B, ...] of the plan's lanes."""
+    y: Tensor = _Training.apply(x, plan, *plan.parameters)  # type: ignore[no-untyped-call]
+    return y
