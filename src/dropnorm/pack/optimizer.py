@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from dropnorm.kernels import usable
 from dropnorm.optimizers import Optimizer
+from dropnorm.pack.passes import places
 from dropnorm.pack.updates import STATE, Numbers, update_lane, update_together
 
 
@@ -130,7 +132,7 @@ class Views:
     """
 
     def __init__(self, parameters: Sequence[Tensor], state: Mapping[str, list[Tensor]]) -> None:
-        self._places = _places(parameters, state)
+        self._places = places((*parameters, *chain(*state.values())))
         weights = _by_lane([parameter.detach() for parameter in parameters])
         by_name = {name: _by_lane(tensors) for name, tensors in state.items()}
         self.lanes = [
@@ -139,11 +141,7 @@ class Views:
         ]
 
     def hold(self, parameters: Sequence[Tensor], state: Mapping[str, list[Tensor]]) -> bool:
-        return self._places == _places(parameters, state)
-
-
-def _places(parameters: Sequence[Tensor], state: Mapping[str, list[Tensor]]) -> list[int]:
-    return [t.data_ptr() for tensors in (parameters, *state.values()) for t in tensors]
+        return self._places == places((*parameters, *chain(*state.values())))
 
 
 def _by_lane(tensors: Sequence[Tensor]) -> list[list[Tensor]]:

@@ -8,7 +8,7 @@ those of the plain network.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -112,14 +112,15 @@ class Plan:
         self, lanes: Sequence[Pass], parameters: Sequence[Tensor], flags: Sequence[bool]
     ) -> None:
         self.lanes, self.parameters = lanes, parameters
-        self._flags, self._memory = flags, _places(parameters)
+        self._flags, self._places = flags, places(parameters)
 
     def holds(self, flags: Sequence[bool]) -> bool:
         """Whether the layers train or not as then, and no parameter has moved in memory."""
-        return self._flags == flags and self._memory == _places(self.parameters)
+        return self._flags == flags and self._places == places(self.parameters)
 
 
-def _places(tensors: Sequence[Tensor]) -> list[int]:
+def places(tensors: Iterable[Tensor]) -> list[int]:
+    """Where in memory tensors are: views of them are good for as long as that is the same."""
     return [tensor.data_ptr() for tensor in tensors]
 
 
