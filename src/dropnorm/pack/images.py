@@ -44,7 +44,7 @@ class LaneConv2d(LaneLayer):
         return [partial(self._one, weight=w, bias=b) for w, b in pairs]
 
     def passes(self) -> Iterable[Pass]:
-        own = [p for p in (self.weight, self.bias) if p is not None]
+        own = list(self.parameters())
         return [Recorded(self._one, own, lane) for lane in range(len(self.weight))]
 
     def _one(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

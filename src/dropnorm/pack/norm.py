@@ -65,7 +65,7 @@ class LaneBatchNorm(LaneLayer):
         return [partial(run, weight=w, bias=b) for run, w, b in affine]
 
     def passes(self) -> Iterable[Pass]:
-        affine = [p for p in (self.weight, self.bias) if p is not None]
+        affine = list(self.parameters())
         if not self.training:
             return [Recorded(run, affine, k) for k, run in enumerate(self._evaluations())]
         self._batch = self.running_mean.new_zeros(2, *self.running_mean.shape)
