@@ -57,10 +57,12 @@ def data(**settings: Any) -> MNIST:
     return MNIST(train_size=ROWS, batch_size=BATCH, eval_batch_size=500, **settings)
 
 
-def fit_pack(folder: Path, pack: Pack, epochs: int = 2, **settings: Any) -> Pack:
+def fit_pack(folder: Path, pack: Pack, epochs: int = 2, at_once: int = 3, **settings: Any) -> Pack:
+    """Of an epoch's four batches a burst has three, and another the one that is left."""
     source = data()
     source.setup("fit")
-    batches = LaneBatches(source.part("train"), source.train_rows(), BATCH, pack.ages)
+    rows = source.train_rows()
+    batches = LaneBatches(source.part("train"), rows, BATCH, pack.ages, at_once)
     quiet_trainer(folder, epochs, **settings).fit(pack, batches, source.val_dataloader())
     return pack
 

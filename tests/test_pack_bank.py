@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import copy
 import io
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
 import pytest
-import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from dropnorm import BatchNorm, Classifier
+from dropnorm import BatchNorm, Classifier, MomentumBank
 from dropnorm.bank import Bank, score
 from dropnorm.data import EvalBatches
 from dropnorm.pack import Pack, stack
@@ -57,32 +55,20 @@ def test_columns_are_separate_trainings_with_that_momentum(
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_bank_of_a_lane_is_that_of_the_plain_network(tmp_path: Path, network: str) -> None:
-    """Fed by hand in the same training: what is not ours has no other way."""
     trial = trials(NETWORKS[network], [3])[0]
     pack = fit_pack(tmp_path, Pack(trials(NETWORKS[network], [3, 5]), momenta=SOME))
-    feeding = Feeding()
-    fit_alone(tmp_path, trial, callbacks=[feeding])
-    assert same_bank(pack.bank(0), feeding.bank)
+    callback = MomentumBank(SOME, every_n_epochs=100)
+    fit_alone(tmp_path, trial, callbacks=[callback])
+    assert same_bank(pack.bank(0), Bank(**_named(callback.state_dict())))
 
 
-class Feeding(pl.Callback):
-    """Gives a bank what the norms of a plain module see."""
-
-    bank: Bank
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, Classifier)
-        self.bank = Bank.of(pl_module.network, SOME)
-        for name in self.bank.averages:
-            norm = pl_module.network.get_submodule(name)
-            norm.register_forward_pre_hook(partial(self.feed, name))
-
-    def feed(self, name: str, norm: nn.Module, inputs: tuple[Tensor]) -> None:
-        if norm.training:
-            mean, var = torch.zeros(2, inputs[0].shape[1])
-            with torch.no_grad():
-                F.batch_norm(inputs[0], mean, var, training=True, momentum=1.0)
-            self.bank.update(name, mean, var)
+def _named(bank: dict[str, Any]) -> dict[str, Any]:
+    """With the names that the norms have in the network, not in the module around it."""
+    names = {name: name.removeprefix("network.") for name in bank["counts"]}
+    return bank | {
+        part: {names[name]: value for name, value in bank[part].items()}
+        for part in ("averages", "counts")
+    }
 
 
 # Whatever the neighbours

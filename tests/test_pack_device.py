@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import dropnorm
 from dropnorm.pack import LaneOptimizer, Pack
-from dropnorm.pack.optimizer import clip_lanes
+from dropnorm.pack.clipping import Clip
 from tests.packs import CNN, MLP, quiet_trainer
 
 OURS = str(Path(dropnorm.__file__).parent)
@@ -91,7 +91,7 @@ def step(pack: Pack, optimizer: LaneOptimizer, lanes: int) -> None:
     optimizer.zero_grad()
     loss: Tensor = pack.training_step((x, y), 0)
     loss.backward()
-    clip_lanes(optimizer.param_groups[0]["params"], 1.0)
+    Clip(1.0).lanes(optimizer.param_groups[0]["params"])
     optimizer.step()
 
 

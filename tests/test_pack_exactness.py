@@ -40,13 +40,14 @@ def test_lane_is_the_trial_alone_whatever_its_neighbours_and_its_place(
     ]
 
 
+@pytest.mark.parametrize("at_once", [1, 3])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_lane_is_the_plain_classifier_under_a_trainer(
-    tmp_path: Path, network: str, precision: Any
+    tmp_path: Path, network: str, precision: Any, at_once: int
 ) -> None:
     some = trials(NETWORKS[network], [0, 1, 3])
-    pack = fit_pack(tmp_path, Pack(some), precision=precision)
+    pack = fit_pack(tmp_path, Pack(some), at_once=at_once, precision=precision)
     for lane, trial in enumerate(some):
         plain, metrics = fit_alone(tmp_path, trial, precision=precision)
         assert same(pack.lane_state(lane), state(plain.network))
@@ -66,21 +67,33 @@ def test_other_optimizers_are_the_plain_ones_too(tmp_path: Path, optimizer: str)
         assert same(pack.lane_state(lane), state(plain.network))
 
 
-@pytest.mark.parametrize("network", ["mlp", "cnn"])
-def test_gradients_are_clipped_as_if_alone(tmp_path: Path, network: str) -> None:
+@pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.parametrize(
+    ("network", "clipped"), [("mlp", "norm"), ("cnn", "norm"), ("mlp", "value")]
+)
+def test_gradients_are_clipped_as_if_alone(
+    tmp_path: Path, network: str, clipped: str, at_once: int
+) -> None:
     some = trials(NETWORKS[network], [0, 6])
-    pack = fit_pack(tmp_path, Pack(some), gradient_clip_val=0.1)
+    how = {"gradient_clip_val": 0.1 if clipped == "norm" else 1e-3}
+    how |= {"gradient_clip_algorithm": clipped}
+    pack = fit_pack(tmp_path, Pack(some), at_once=at_once, **how)
     for lane, trial in enumerate(some):
-        plain, _ = fit_alone(tmp_path, trial, gradient_clip_val=0.1)
+        plain, _ = fit_alone(tmp_path, trial, **how)
         assert same(pack.lane_state(lane), state(plain.network))
 
 
 def test_gradients_are_accumulated_as_if_alone(tmp_path: Path) -> None:
     some = trials(MLP, [1, 6])
-    pack = fit_pack(tmp_path, Pack(some), accumulate_grad_batches=2)
+    pack = fit_pack(tmp_path, Pack(some), at_once=1, accumulate_grad_batches=2)
     for lane, trial in enumerate(some):
         plain, _ = fit_alone(tmp_path, trial, accumulate_grad_batches=2)
         assert same(pack.lane_state(lane), state(plain.network))
+
+
+def test_gradients_of_several_batches_at_once_cannot_be_accumulated(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"got 2; type LaneBatches\(\.\.\., at_once=1\)"):
+        fit_pack(tmp_path, Pack(trials(MLP, [1])), accumulate_grad_batches=2)
 
 
 @pytest.mark.parametrize("network", ["mlp", "cnn"])

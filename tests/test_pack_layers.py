@@ -15,7 +15,6 @@ from dropnorm import BatchNorm, Block, Dropout, cnn, mlp
 from dropnorm.blocks import seed_dropout
 from dropnorm.pack import stack
 from dropnorm.pack.layer import LaneLayer
-from dropnorm.pack.losses import lane_loss
 from dropnorm.pack.norm import LaneBatchNorm
 from dropnorm.pack.sequential import keep_lanes, lane_state, put_lane
 from dropnorm.random import keep_mask
@@ -208,40 +207,6 @@ def test_layers_without_a_packed_form_are_named() -> None:
 def test_unseeded_dropout_is_refused() -> None:
     with pytest.raises(ValueError, match="call seed_dropout"):
         stack([Block(3, 3)])
-
-
-@pytest.mark.parametrize("name", OPTIONS)
-@pytest.mark.usefixtures("double")
-def test_losses_with_their_way_back_are_those_of_a_forward_pass(name: str) -> None:
-    """Bitwise: the same kernels in another order of lanes."""
-    (x, y), results = batch(), []
-    for at_once in (True, False):
-        torch.manual_seed(1)  # for equal weights
-        packed = stack(networks(name))
-        if at_once:
-            losses = packed.losses(x, y, lambda lane, z, t: lane_loss(z, t, 0.1 * lane))
-        else:
-            shares = [0.1 * lane for lane in range(LANES)]
-            lanes = zip(packed(x), y, shares, strict=True)
-            losses = torch.stack([F.cross_entropy(z, t, label_smoothing=s) for z, t, s in lanes])
-        losses.sum().backward()
-        results.append((losses, [p.grad for p in packed.parameters()], packed.state_dict()))
-    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
-
-
-def test_losses_of_different_weights_give_each_lane_its_share() -> None:
-    packed, (x, y) = stack(networks("mlp", dropout=0.0)), batch()
-    packed.losses(x, y, lambda lane, z, t: lane_loss(z, t)).sum().backward()
-    once = [p.grad for p in packed.parameters() if p.grad is not None]
-    packed.zero_grad()
-    shares = torch.tensor([0.5, 1.0, 2.0])
-    losses = packed.losses(x, y, lambda lane, z, t: lane_loss(z, t))
-    (losses * shares).sum().backward()
-    for parameter, gradient in zip(packed.parameters(), once, strict=True):
-        expected = gradient * shares.view(-1, *[1] * (gradient.dim() - 1))
-        torch.testing.assert_close(parameter.grad, expected)
-    with pytest.raises(RuntimeError, match="losses: expected one way back, got another"):
-        losses.sum().backward()
 
 
 @pytest.mark.usefixtures("double")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dropnorm.optimizers import Optimizer
 from dropnorm.pack import LaneOptimizer
-from dropnorm.pack.optimizer import clip_lanes
+from dropnorm.pack.clipping import Clip
 from dropnorm.pack.updates import AHEAD, step_numbers
 
 STEPS, SHAPES = 200, ((5, 3), (7,), (1, 3, 3, 3))
@@ -111,7 +111,7 @@ def test_lanes_together_are_torchs_own(name: str) -> None:
         # Two hundred updates of about the learning rate each, rounded at 6e-8 of weights of about 1
         torch.testing.assert_close(mine[0], kept, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(mine[1], begun, rtol=1e-4, atol=1e-4)
-        assert optimizer.state[mine]["step"].tolist() == [STEPS, STEPS - 100]
+    assert optimizer.steps.tolist() == [STEPS, STEPS - 100]
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
@@ -211,7 +211,7 @@ def test_gradients_are_clipped_lane_by_lane() -> None:
         p.grad[0] *= 1e-3  # small enough already
         p.grad[2] = torch.nan
     before = [p.grad.clone() for p in packed if p.grad is not None]
-    clip_lanes(packed, 0.5)
+    Clip(0.5).lanes(packed)
     plain = plain_parameters(1)
     for p, gradients in zip(plain, before, strict=True):
         p.grad = gradients[1].clone()

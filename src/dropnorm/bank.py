@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dropnorm.evaluation import Norm, averages_of, evaluating, norms_of, split
+from dropnorm.kernels.cpu import track
 from dropnorm.scores import Scores
 
 # 13 values log-spaced from 0.001 to 1, short enough to be typed, and the cumulative average.
@@ -62,9 +63,8 @@ class Bank:
         `torch.var_mean` computes them.
         """
         self.counts[name] += 1
-        average, fixed = self.averages[name], self._weights[name]
-        share = torch.where(fixed > 0, fixed, 1 / self.counts[name])
-        average.lerp_(torch.stack((mean, var)).to(average).unsqueeze(1), share.unsqueeze(1))
+        means, variances = self.averages[name]
+        track(means, variances, self._weights[name], (mean, var), self.counts[name])
 
     def column(self, m: int) -> dict[str, Tensor]:
         """A copy of one momentum's averages, for `network.load_state_dict(..., strict=False)`."""

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dropnorm.blocks.together import are_several, normalise_together
+from dropnorm.kernels.cpu import batch_norm, track
 
 
 class BatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -57,11 +58,8 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         if self.synchronised and are_several(self.process_group):
             group, eps = self.process_group, self.eps
             y, mean, var = normalise_together(x, self.weight, self.bias, eps, group)
-            self._track(mean, var)
-            return y
-        mean, var = x.new_zeros(2, self.num_features, dtype=self.running_mean.dtype).unbind()
-        # With momentum 1 the running averages that torch writes are this batch's own statistics.
-        y = F.batch_norm(x, mean, var, self.weight, self.bias, True, 1.0, self.eps)
+        else:
+            y, mean, var = batch_norm(x, self.weight, self.bias, self.eps)
         self._track(mean, var)
         return y
 
@@ -69,11 +67,9 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
     def _track(self, mean: Tensor, var: Tensor) -> None:
         """Moves the running averages towards one batch's mean and unbiased variance, both [C]."""
         self.num_batches_tracked.add_(1)
-        weight = self.momentum
-        if weight is None:
-            weight = self.num_batches_tracked.to(mean.dtype).reciprocal()
-        self.running_mean.lerp_(mean, weight)
-        self.running_var.lerp_(var, weight)
+        momentum = self.running_mean.new_zeros(()) if self.momentum is None else self.momentum
+        averages = self.running_mean.view(1, -1), self.running_var.view(1, -1)
+        track(*averages, momentum.view(1), (mean, var), self.num_batches_tracked)
 
     def _check_input_dim(self, x: Tensor) -> None:
         if x.dim() not in (2, 3, 4):

@@ -7,13 +7,15 @@ rows of a batch are gathered.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal, Protocol, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dropnorm.data.errors import DataError
+from dropnorm.kernels import loops
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 PartName: TypeAlias = Literal["train", "val", "test"]
@@ -39,11 +41,23 @@ class Part:
 
     def gather(self, rows: Tensor) -> Batch:
         """The batch of these rows, int64 [B]: x float32 [B, C, H, W] and y int64 [B]."""
-        x = self.images.index_select(0, rows)
-        return self._normalise(x), self.labels.index_select(0, rows)
+        if self.images.device.type != "cpu":
+            x = self.images.index_select(0, rows)
+            return self._normalise(x), self.labels.index_select(0, rows)
+        x, y = torch.empty(len(rows), *self.images.shape[1:]), torch.empty_like(rows)
+        batch = rows.numpy(), x.numpy().reshape(len(rows), -1), y.numpy()
+        loops.gather(*self._arrays, *batch, 1 / self.std, -self.mean / self.std)
+        return x, y
+
+    @cached_property
+    def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels [N, C * H * W] and labels, sharing the tensors' memory on the CPU."""
+        return self.images.flatten(1).numpy(), self.labels.numpy()
 
     def between(self, start: int, stop: int) -> Batch:
-        """The batch of neighbouring rows, without gathering: x [B, C, H, W] and y [B]."""
+        """The batch of neighbouring rows: x [B, C, H, W] and y [B]."""
+        if self.images.device.type == "cpu":
+            return self.gather(torch.arange(start, stop))
         return self._normalise(self.images[start:stop]), self.labels[start:stop].clone()
 
     def to(self, device: torch.device) -> Part:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
+from dropnorm.kernels.cpu import NO_DROP
+from dropnorm.kernels.loops import Drop
 from dropnorm.pack.layer import LaneLayer, Run
-from dropnorm.pack.passes import Gradients, Pass, Saved
-from dropnorm.random import keep_mask, keep_mask_on_device
-
-Key: TypeAlias = tuple[float, int, int]  # rate, seed and step
+from dropnorm.pack.passes import Gradients, Pass, Recorded, Saved
+from dropnorm.random import dropping, keep_mask_on_device, mask_of
 
 
 class LaneDropout(LaneLayer):
@@ -35,21 +34,10 @@ class LaneDropout(LaneLayer):
     def lanes(self) -> Iterable[Run]:
         return itertools.repeat(_same)
 
-    def passes(self) -> Iterable[Pass]:
-        return [Dropped(self.key, lane) for lane in range(len(self.rate))]
-
-    def begin(self) -> None:
-        """Draws come from the keys of this step; a layer in eval mode drops nothing."""
+    def passes(self, kept: bool) -> Iterable[Pass]:
         if not self.training:
-            self._keys = [(0.0, 0, 0)] * len(self.rate)
-            return
-        self.step.add_(1)
-        rows = self.rate.tolist(), self.seed.tolist(), self.step.tolist()
-        self._keys = list(zip(*rows, strict=True))
-
-    def key(self, lane: int) -> Key:
-        """That of a lane in the training step under way."""
-        return self._keys[lane]
+            return itertools.repeat(Recorded(_same))
+        return [Dropped(self, lane) for lane in range(len(self.rate))]
 
     def together(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -60,19 +48,28 @@ class LaneDropout(LaneLayer):
 
 
 class Dropped:
-    """`Dropout` of one lane, whose key in the training step under way `key` gives."""
+    """`Dropout` of one lane in training: each forward pass is a step."""
 
     learns = False
 
-    def __init__(self, key: Callable[[int], Key], lane: int) -> None:
-        self._key, self._lane = key, lane
+    def __init__(self, layer: LaneDropout, lane: int) -> None:
+        tensors = layer.rate, layer.seed, layer.step
+        self._rate, self._seed, self._step = (t.numpy()[lane : lane + 1] for t in tensors)
+        self._known = 0.0, NO_DROP  # a rate, and what drops at it
+
+    def next(self) -> Drop:
+        """What the step that begins drops."""
+        self._step[0] += 1
+        rate, seed, step = self._rate.item(), self._seed.item(), self._step.item()
+        if rate != self._known[0]:
+            self._known = rate, dropping(rate, seed, step)
+        return (*self._known[1][:2], seed, step)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
-        rate, seed, step = self._key(self._lane)
-        if not rate:
+        drop = self.next()
+        if drop[1] == 1:
             return x, None
-        kept, double = 1 / (1 - rate), x.dtype == torch.float64
-        mask = keep_mask(x.shape, rate, seed, step, kept, double).to(x.dtype)
+        mask = mask_of(x.shape, drop, double=x.dtype == torch.float64).to(x.dtype)
         return x * mask, mask
 
     def backward(self, dy: Tensor, saved: Saved, into: Gradients, wanted: bool) -> Tensor | None:

@@ -43,7 +43,7 @@ class LaneConv2d(LaneLayer):
         pairs = zip(self.weight.unbind(), biases, strict=True)
         return [partial(self._one, weight=w, bias=b) for w, b in pairs]
 
-    def passes(self) -> Iterable[Pass]:
+    def passes(self, kept: bool) -> Iterable[Pass]:
         own = list(self.parameters())
         return [Recorded(self._one, own, lane) for lane in range(len(self.weight))]
 

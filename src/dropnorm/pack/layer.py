@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from dropnorm.pack.passes import (
-    Cost,
-    Gradients,
-    Pass,
-    Plan,
-    Recorded,
-    Saved,
-    lane_losses,
-    train_lanes,
-)
+from dropnorm.pack.passes import Gradients, Pass, Plan, Recorded, Saved, train_lanes
 
 Run: TypeAlias = Callable[[Tensor], Tensor]  # one lane's part of an evaluation, [B, ...] -> same
 
@@ -60,18 +50,12 @@ class LaneLayer(nn.Module):
         """
         raise NotImplementedError
 
-    def passes(self) -> Iterable[Pass]:
+    def passes(self, kept: bool) -> Iterable[Pass]:
         """How each lane, in order, trains on the CPU: for all steps until lanes are dropped.
 
-        A layer without state gives an endless iterator.
+        `kept` is for their `Memory`. A layer without state gives an endless iterator.
         """
         raise NotImplementedError
-
-    def begin(self) -> None:
-        """Before all lanes pass in a training step on the CPU."""
-
-    def end(self) -> None:
-        """After all lanes have passed forward."""
 
     def together(self, x: Tensor) -> Tensor:
         """The forward pass of all lanes with kernels over the whole [K, B, ...]."""
@@ -81,30 +65,20 @@ class LaneLayer(nn.Module):
         if x.device.type != "cpu":
             return self.together(x)
         if any(layer.training for layer in self._all_layers()):
-            return self._trained(len(x), partial(train_lanes, x))
+            return train_lanes(x, self.plan(len(x)))
         # Inputs first: an endless iterator of lanes must not be asked for one more.
         return torch.stack([run(one) for one, run in zip(x.unbind(), self.lanes(), strict=False)])
 
-    def losses(self, x: Tensor, y: Tensor, cost: Cost) -> Tensor:
-        """The loss of each lane, [K], in training on the CPU: faster than a forward pass with one.
+    def plan(self, lanes: int, kept: bool = False) -> Plan:
+        """How so many lanes train on the CPU; made anew when tensors have moved in memory.
 
-        Shapes: x [K, B, ...], y [K, B].
+        With `kept` memory each lane has to go back before the next one sets out.
         """
-        return self._trained(len(x), partial(lane_losses, x, y, cost))
-
-    def _trained(self, lanes: int, run: Callable[[Plan], Tensor]) -> Tensor:
-        """A training step on the CPU."""
-        layers = self._all_layers()
-        flags = [layer.training for layer in layers]
+        flags = [kept, *(layer.training for layer in self._all_layers())]
         if self._plan is None or not self._plan.holds(flags):
-            passes = list(itertools.islice(self.passes(), lanes))
-            self._plan = Plan(passes, list(self.parameters()), flags)
-        for layer in layers:
-            layer.begin()
-        y = run(self._plan)
-        for layer in layers:
-            layer.end()
-        return y
+            passes = list(itertools.islice(self.passes(kept), lanes))
+            self._plan = Plan(passes, list(self.parameters()), list(self.buffers()), flags)
+        return self._plan
 
     def _all_layers(self) -> Sequence[LaneLayer]:
         """The layers in it that compute, in order."""
@@ -143,9 +117,9 @@ class Stateless(LaneLayer):
     def lanes(self) -> Iterator[Run]:
         return itertools.repeat(self.plain)
 
-    def passes(self) -> Iterator[Pass]:
-        is_relu = type(self.plain) is nn.ReLU
-        return itertools.repeat(Rectified() if is_relu else Recorded(self.plain))
+    def passes(self, kept: bool) -> Iterator[Pass]:
+        kinds: dict[type[nn.Module], Pass] = {nn.ReLU: Rectified(), nn.Flatten: Flattened()}
+        return itertools.repeat(kinds.get(type(self.plain)) or Recorded(self.plain))
 
     def together(self, x: Tensor) -> Tensor:
         y: Tensor = self.plain(x.flatten(0, 1))
@@ -164,6 +138,18 @@ class Rectified:
     def backward(self, dy: Tensor, saved: Saved, into: Gradients, wanted: bool) -> Tensor | None:
         dx: Tensor = torch.ops.aten.threshold_backward(dy, saved, 0)
         return dx
+
+
+class Flattened:
+    """`nn.Flatten` of one lane."""
+
+    learns = False
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
+        return x.flatten(1), x.shape
+
+    def backward(self, dy: Tensor, saved: Saved, into: Gradients, wanted: bool) -> Tensor | None:
+        return dy.view(saved)
 
 
 def merged(x: Tensor) -> Tensor:

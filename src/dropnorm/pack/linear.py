@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dropnorm.pack.layer import LaneLayer, Run
-from dropnorm.pack.passes import Gradients, Pass, Saved
+from dropnorm.pack.passes import Gradients, Memory, Pass, Saved
 
 # Products with few outputs round differently (seen with MKL) when an operand or the result begins
 # off a boundary that torch's own allocations keep. A lane of odd size begins anywhere.
@@ -30,8 +30,9 @@ class LaneLinear(LaneLayer):
         pairs = zip(weight.unbind(), biases, strict=True)
         return [partial(_evaluate, weight=w, bias=b) for w, b in pairs]
 
-    def passes(self) -> Iterable[Pass]:
-        return [Product(self.weight, self.bias, lane) for lane in range(len(self.weight))]
+    def passes(self, kept: bool) -> Iterable[Pass]:
+        memory, lanes = Memory(kept), range(len(self.weight))
+        return [Product(self.weight, self.bias, lane, memory) for lane in lanes]
 
     def together(self, x: Tensor) -> Tensor:
         weight, bias = self._operands()
@@ -49,16 +50,26 @@ class Product:
 
     learns = True
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, lane: int) -> None:
-        self._parameters, self._lane = (weight, bias), lane
+    def __init__(self, weight: Tensor, bias: Tensor | None, lane: int, memory: Memory) -> None:
+        self._parameters, self._lane, self._memory = (weight, bias), lane, memory
         self._weight = weight.detach()[lane]
         self._bias = None if bias is None else bias.detach()[lane]
+        self._turned = self._weight.t()
+        self._in_place = _is_aligned(self._weight)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
-        dtype = _autocast_type(x) or self._weight.dtype
-        x, weight = _aligned(x.to(dtype)), _aligned(self._weight.to(dtype))
-        bias = None if self._bias is None else self._bias.to(dtype)
-        return F.linear(x, weight, bias), (x, weight)
+        weight, turned, bias = self._weight, self._turned, self._bias
+        dtype = _autocast_type(x) or weight.dtype
+        if dtype != weight.dtype or not self._in_place:
+            weight = _aligned(weight.to(dtype))
+            turned, bias = weight.t(), None if bias is None else bias.to(dtype)
+        x = _aligned(x if x.dtype == dtype else x.to(dtype))
+        y = self._memory.matrix("y", x.shape[0], weight.shape[0], dtype)
+        if bias is None:
+            torch.mm(x, turned, out=y)
+        else:
+            torch.addmm(bias, x, turned, out=y)
+        return y, (x, weight)
 
     def backward(self, dy: Tensor, saved: Saved, into: Gradients, wanted: bool) -> Tensor | None:
         dy, (x, weight) = _aligned(dy), saved
@@ -68,8 +79,11 @@ class Product:
         else:
             dw.copy_(dy.t() @ x)
         if self._parameters[1] is not None:
-            into.place(self._parameters[1], self._lane).copy_(dy.sum(0))
-        return dy @ weight if wanted else None
+            db = into.place(self._parameters[1], self._lane)
+            db.copy_(dy.sum(0))  # in the type of dy, as autograd has it
+        if not wanted:
+            return None
+        return torch.mm(dy, weight, out=self._memory.like("dx", x))
 
 
 def _autocast_type(x: Tensor) -> torch.dtype | None:

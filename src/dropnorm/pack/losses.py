@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_ONE = torch.ones(())
 _MEAN, _IGNORED = 1, -100  # torch's numbers for reduction="mean" and for the label to ignore
 
 
@@ -24,7 +25,7 @@ def lane_loss(logits: Tensor, y: Tensor, smoothing: float = 0.0) -> tuple[Tensor
     log_p = torch.log_softmax(wide, 1)
     how = None, _MEAN, _IGNORED
     loss, weight = torch.ops.aten.nll_loss_forward(log_p, y, *how)
-    slope = torch.ops.aten.nll_loss_backward(torch.ones_like(loss), log_p, y, *how, weight)
+    slope = torch.ops.aten.nll_loss_backward(_ONE.to(loss.dtype), log_p, y, *how, weight)
     gradient = torch.ops.aten._log_softmax_backward_data(slope, log_p, 1, log_p.dtype)
     return loss, gradient.to(logits.dtype)
 

@@ -14,6 +14,7 @@ from types import EllipsisType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dropnorm.bank import Bank, score
@@ -26,8 +27,10 @@ from dropnorm.pack.banks import (
     put_bank,
     score_together,
 )
+from dropnorm.pack.batches import Burst
+from dropnorm.pack.bursts import Steps
 from dropnorm.pack.lane import Lane, check_same
-from dropnorm.pack.losses import lane_loss, losses_together
+from dropnorm.pack.losses import losses_together
 from dropnorm.pack.optimizer import LaneOptimizer
 from dropnorm.pack.sequential import dropout_steps, keep_lanes, lane_state, put_lane, stack
 from dropnorm.pack.signature import shape_settings
@@ -175,17 +178,36 @@ class Pack(Together[Lane]):
         logits: Tensor = self.network(x)
         return logits
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        x, y = batch
-        if x.device.type == "cpu":
-            losses = self.network.losses(x, y, self._cost)
-        else:
-            losses = losses_together(self(x), y, self._smoothing(x.device))
+    def training_step(self, batch: Batch | Burst, batch_idx: int) -> Tensor:
+        if isinstance(batch, Burst):
+            return self._train(batch)
+        losses = self._losses(*batch)
         self._count(losses)
         return losses.sum()  # of means: a lane's gradient is that of the trial alone
 
-    def _cost(self, lane: int, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        return lane_loss(logits, y, self.lanes[lane].label_smoothing)
+    def _losses(self, x: Tensor, y: Tensor) -> Tensor:
+        if x.device.type != "cpu":
+            return losses_together(self(x), y, self._smoothing(x.device))
+        lanes = zip(self(x), y, self._lanes, strict=True)
+        return torch.stack(
+            [F.cross_entropy(z, t, label_smoothing=lane.label_smoothing) for z, t, lane in lanes]
+        )
+
+    def _train(self, burst: Burst) -> Tensor:
+        """All steps of a burst, updates included; the losses of the last, without a graph."""
+        assert self._optimizer is not None
+        how = Steps.of(self.trainer, self._optimizer)
+        if self.device.type != "cpu":
+            return how.together(burst, self._losses, self._count).sum()
+        smoothing = [lane.label_smoothing for lane in self._lanes]
+        losses = how.in_turn(burst, self.network, smoothing, self._loss_sum)
+        self._rows += len(burst)
+        self._uncounted += len(burst)
+        return losses.sum()
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        if loss.requires_grad:  # a burst has been back already
+            loss.backward(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _smoothing(self, device: torch.device) -> Tensor | None:
         """The label smoothing of each lane; kept, for a step should not ask every lane."""

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from dropnorm.bank import begun, weights
 from dropnorm.blocks import BatchNorm
 from dropnorm.pack.layer import LaneLayer, Run, merged, parted
-from dropnorm.pack.passes import Gradients, Pass, Recorded, Saved
+from dropnorm.pack.normalised import Averages, Normalised
+from dropnorm.pack.passes import Memory, Pass, Recorded
 
 
 class LaneBatchNorm(LaneLayer):
@@ -64,28 +65,26 @@ class LaneBatchNorm(LaneLayer):
         affine = zip(self._evaluations(), weight, bias, strict=True)
         return [partial(run, weight=w, bias=b) for run, w, b in affine]
 
-    def passes(self) -> Iterable[Pass]:
-        affine = list(self.parameters())
+    def passes(self, kept: bool) -> Iterable[Pass]:
+        affine, memory = list(self.parameters()), Memory(kept)
         if not self.training:
             return [Recorded(run, affine, k) for k, run in enumerate(self._evaluations())]
-        self._batch = self.running_mean.new_zeros(2, *self.running_mean.shape)
-        lanes = range(len(self.running_mean))
-        return [Normalised(affine, k, self._batch[:, k], self.eps) for k in lanes]
+        counts = self.num_batches_tracked.numpy()
+        return [
+            Normalised(affine, k, self.eps, counts[k : k + 1], self._averages(k), memory)
+            for k in range(len(counts))
+        ]
 
-    def begin(self) -> None:
-        if self.training:
-            self._batch.zero_()  # a lane that has diverged must not leave NaN to the next one
-
-    def end(self) -> None:
-        if not self.training:
-            return
-        share, bank_share = self._count()
-        # Lane by lane, for how torch rounds here depends on the shape.
-        for k, mine in enumerate(self._batch.unbind(1)):
-            self.running_mean[k].lerp_(mine[0], share[k])
-            self.running_var[k].lerp_(mine[1], share[k])
-            if bank_share is not None:
-                self.bank[k].lerp_(mine.unsqueeze(1), bank_share[k])
+    def _averages(self, lane: int) -> list[Averages]:
+        """What a lane's batches move: its running averages, and its bank."""
+        mean, var, momentum = (
+            tensor.numpy()[lane : lane + 1]
+            for tensor in (self.running_mean, self.running_var, self.momentum)
+        )
+        if not self.momenta:
+            return [(mean, var, momentum)]
+        bank, momenta = self.bank.numpy()[lane], self.bank_momentum.numpy()[lane]
+        return [(mean, var, momentum), (bank[0], bank[1], momenta)]
 
     def _evaluations(self) -> list[Callable[..., Tensor]]:
         """For each lane a function of x, and of weight and bias if it has them."""
@@ -138,38 +137,3 @@ def _evaluate(
     eps: float,
 ) -> Tensor:
     return F.batch_norm(x, *averages, weight, bias, eps=eps)
-
-
-class Normalised:
-    """`BatchNorm` of one lane in training.
-
-    Each batch's mean and unbiased variance go into `averages` [2, C].
-    """
-
-    def __init__(self, affine: Sequence[Tensor], lane: int, averages: Tensor, eps: float) -> None:
-        self._affine, self._lane, self._eps = affine, lane, eps
-        self._mine = [p.detach()[lane] for p in affine]
-        self._mean, self._var = averages.unbind()
-        self.learns = bool(affine)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
-        if x.numel() == x.shape[1]:
-            got = list(x.shape)
-            raise ValueError(f"expected more than 1 value per channel when training, got {got}")
-        # With momentum 1 torch writes this batch's own statistics into the running averages.
-        weight, bias = self._mine or (None, None)
-        y, *statistics = torch.native_batch_norm(
-            x, weight, bias, self._mean, self._var, True, 1.0, self._eps
-        )
-        return y, (x, weight, statistics)
-
-    def backward(self, dy: Tensor, saved: Saved, into: Gradients, wanted: bool) -> Tensor | None:
-        x, weight, statistics = saved
-        wants = [wanted, self.learns, self.learns]
-        dx, *affine = torch.ops.aten.native_batch_norm_backward(
-            dy, x, weight, None, None, *statistics, True, self._eps, wants
-        )
-        for parameter, gradient in zip(self._affine, affine, strict=False):
-            into.place(parameter, self._lane).copy_(gradient)
-        found: Tensor | None = dx
-        return found

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -42,10 +43,9 @@ class LaneOptimizer(torch.optim.Optimizer):
         self.total_steps = total_steps
         self._numbers = Numbers(self._parameters()[0].device)
         self._views: Views | None = None
+        self._count = torch.zeros(())  # of the step under way, as torch's kernels want it
         for parameter in self._parameters():
-            state = {name: torch.zeros_like(parameter) for name in STATE[kinds[0]]}
-            # A count for each parameter: torch's kernels add 1 to every one they are given.
-            self.state[parameter] = {**state, "step": torch.zeros(len(lanes))}
+            self.state[parameter] = {name: torch.zeros_like(parameter) for name in STATE[kinds[0]]}
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As torch's, without what it does around it: that takes longer than a small product."""
@@ -62,12 +62,37 @@ class LaneOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         parameters = [p for p in self._parameters() if p.grad is not None]
+        if not parameters:
+            return loss  # what was to be updated is: see `lane_updates`
         if all(p.device.type == "cpu" for p in parameters):
-            self._in_turn(parameters)
+            updates = self.lane_updates(parameters)
+            gradients = _by_lane([_gradient(p) for p in parameters])
+            for update, gradient in zip(updates, gradients, strict=True):
+                update(gradient)
         else:
             self.together(parameters)
-        self.steps += 1
+            self.steps += 1
         return loss
+
+    def lane_updates(self, parameters: Sequence[nn.Parameter] | None = None) -> list[Update]:
+        """For each lane what makes a step with its gradients of the parameters (None: of all).
+
+        On the CPU, and for as long as lanes and tensors stay what and where they are.
+        """
+        parameters = self._parameters() if parameters is None else parameters
+        names = STATE[self.lanes[0].name]
+        state = {name: [self.state[p][name] for p in parameters] for name in names}
+        if self._views is None or not self._views.hold(parameters, state):
+            self._views = Views(parameters, state)
+        total = self.total_steps()
+        views = enumerate(self._views.lanes)
+        return [partial(self._update, lane, total, view) for lane, view in views]
+
+    def _update(self, lane: int, total: float, view: View, gradients: list[Tensor]) -> None:
+        settings, rate = self.lanes[lane], self.lanes[lane].rate(self.steps[lane].item(), total)
+        self.steps[lane] += 1
+        self._count.fill_(self.steps[lane])
+        update_lane(settings, rate, self._count, *view, gradients)
 
     def rates(self) -> list[float]:
         """The learning rate that each lane's next step has."""
@@ -103,16 +128,6 @@ class LaneOptimizer(torch.optim.Optimizer):
     def _parameters(self) -> list[nn.Parameter]:
         return [p for group in self.param_groups for p in group["params"]]
 
-    def _in_turn(self, parameters: Sequence[nn.Parameter]) -> None:
-        names = (*STATE[self.lanes[0].name], "step")
-        state = {name: [self.state[p][name] for p in parameters] for name in names}
-        if self._views is None or not self._views.hold(parameters, state):
-            self._views = Views(parameters, state)
-        gradients = _by_lane([_gradient(p) for p in parameters])
-        lanes = zip(self.lanes, self.rates(), gradients, self._views.lanes, strict=True)
-        for settings, lr, gradient, (weights, mine) in lanes:
-            update_lane(settings, lr, weights, gradient, mine)
-
     @torch.no_grad()
     def together(self, parameters: Sequence[nn.Parameter]) -> None:
         """The same update, equal to rounding, with kernels over all lanes."""
@@ -122,7 +137,10 @@ class LaneOptimizer(torch.optim.Optimizer):
             from dropnorm.kernels.updates import update_fused as update  # needs Triton
         for p in parameters:
             update(p, _gradient(p), self.state[p], numbers)
-            self.state[p]["step"].add_(1)  # as torch's kernels do: a lane can go on on a CPU
+
+
+View: TypeAlias = tuple[list[Tensor], Mapping[str, list[Tensor]]]  # a lane's parameters and state
+Update: TypeAlias = Callable[[list[Tensor]], None]  # makes a step with a lane's gradients
 
 
 class Views:
@@ -135,7 +153,7 @@ class Views:
         self._places = places((*parameters, *chain(*state.values())))
         weights = _by_lane([parameter.detach() for parameter in parameters])
         by_name = {name: _by_lane(tensors) for name, tensors in state.items()}
-        self.lanes = [
+        self.lanes: list[View] = [
             (mine, {name: lanes[k] for name, lanes in by_name.items()})
             for k, mine in enumerate(weights)
         ]
@@ -152,21 +170,3 @@ def _by_lane(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
 def _gradient(parameter: nn.Parameter) -> Tensor:
     assert parameter.grad is not None
     return parameter.grad
-
-
-@torch.no_grad()
-def clip_lanes(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
-    """Scales each lane's gradients so that their norm, over all parameters, is `max_norm` at most.
-
-    For one lane what `torch.nn.utils.clip_grad_norm_` does, bitwise on the CPU.
-    """
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    if all(gradient.device.type == "cpu" for gradient in gradients):
-        for lane in _by_lane(gradients):
-            norm = torch.nn.utils.get_total_norm(lane)
-            torch._foreach_mul_(lane, (max_norm / (norm + 1e-6)).clamp(max=1.0))
-        return
-    norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
-    scale = (max_norm / (norms + 1e-6)).clamp(max=1.0)
-    for gradient in gradients:
-        gradient.mul_(scale.view(-1, *[1] * (gradient.dim() - 1)))

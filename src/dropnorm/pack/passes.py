@@ -1,9 +1,9 @@
 """A training step of K lanes on the CPU, lane by lane, with gradients that are written out.
 
-Autograd would record and walk some twenty nodes a lane. Here it sees one for the whole network:
-`train_lanes`, or `lane_losses` with the loss and the way back in it. What is computed is what
-autograd would compute, with the kernels of the plain layers and in their order: a lane's bits are
-those of the plain network.
+Autograd would record and walk some twenty nodes a lane. Here a lane goes forward and back by its
+`Pass`, and where a graph is wanted after all, autograd sees one node for the whole network
+(`train_lanes`). What is computed is what autograd would compute, with the kernels of the plain
+layers and in their order: a lane's bits are those of the plain network.
 """
 
 from __future__ import annotations
@@ -16,9 +16,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 Saved: TypeAlias = Any  # what a pass keeps of its way forward for its way back
-
-# From a lane's number, its logits and its targets to its loss and the gradient of the logits.
-Cost: TypeAlias = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Pass(Protocol):
@@ -34,6 +31,35 @@ class Pass(Protocol):
 
     def backward(self, dy: Tensor, saved: Saved, into: Gradients, wanted: bool) -> Tensor | None:
         """Puts the parameters' gradients into their places; returns that of x if it is wanted."""
+
+
+class Memory:
+    """Where the passes of a layer put what they compute.
+
+    `kept`, it is the same place at every step and for all lanes, which stays in the caches; that
+    goes if a lane has been back before the next one sets out, and nobody else holds its results.
+    """
+
+    def __init__(self, kept: bool) -> None:
+        self._kept: dict[str, Tensor] | None = {} if kept else None
+
+    def like(self, name: str, x: Tensor) -> Tensor:
+        """An uninitialised tensor of the shape, type and order in memory of x."""
+        return self._place(name, x.shape, x.dtype, x.stride())
+
+    def matrix(self, name: str, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+        """An uninitialised tensor [rows, columns]."""
+        return self._place(name, (rows, columns), dtype, (columns, 1))
+
+    def _place(
+        self, name: str, shape: Sequence[int], dtype: torch.dtype, stride: Sequence[int]
+    ) -> Tensor:
+        if self._kept is None:
+            return torch.empty_strided(shape, stride, dtype=dtype)
+        kept = self._kept.get(name)
+        if kept is None or (kept.shape, kept.dtype, kept.stride()) != (shape, dtype, stride):
+            kept = self._kept[name] = torch.empty_strided(shape, stride, dtype=dtype)
+        return kept
 
 
 class Chain:
@@ -88,8 +114,25 @@ class Recorded:
         return dx
 
 
-class Gradients:
-    """Where the lanes of one backward pass put the gradients of packed parameters [K, ...]."""
+class Gradients(Protocol):
+    """Where a pass puts the gradients of its lane's part of packed parameters [K, ...]."""
+
+    def place(self, parameter: Tensor, lane: int) -> Tensor: ...
+
+
+class OneLane:
+    """A place for the gradients of one lane at a time, and the same for all of them."""
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self.tensors = [torch.empty_like(p[0]) for p in parameters]
+        self._places = {id(p): t for p, t in zip(parameters, self.tensors, strict=True)}
+
+    def place(self, parameter: Tensor, lane: int) -> Tensor:
+        return self._places[id(parameter)]
+
+
+class AllLanes:
+    """A place for the gradients of every lane."""
 
     def __init__(self) -> None:
         self._memory: dict[int, tuple[Tensor, tuple[Tensor, ...]]] = {}
@@ -109,14 +152,19 @@ class Plan:
     """The passes of all lanes of a network, for as long as they are what they were made for."""
 
     def __init__(
-        self, lanes: Sequence[Pass], parameters: Sequence[Tensor], flags: Sequence[bool]
+        self,
+        lanes: Sequence[Pass],
+        parameters: Sequence[Tensor],
+        buffers: Sequence[Tensor],
+        flags: Sequence[bool],
     ) -> None:
         self.lanes, self.parameters = lanes, parameters
-        self._flags, self._places = flags, places(parameters)
+        self._flags, self._tensors = flags, [*parameters, *buffers]
+        self._places = places(self._tensors)
 
     def holds(self, flags: Sequence[bool]) -> bool:
-        """Whether the layers train or not as then, and no parameter has moved in memory."""
-        return self._flags == flags and self._places == places(self.parameters)
+        """Whether the layers train or not as then, and no tensor has moved in memory."""
+        return self._flags == flags and self._places == places(self._tensors)
 
 
 def places(tensors: Iterable[Tensor]) -> list[int]:
@@ -135,46 +183,11 @@ class _Training(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        wanted, into = ctx.needs_input_grad[0], Gradients()
+        wanted, into = ctx.needs_input_grad[0], AllLanes()
         steps = zip(ctx.plan.lanes, dy.unbind(), ctx.saved, strict=True)
         dx = [lane.backward(gradient, saved, into, wanted) for lane, gradient, saved in steps]
         taken = [into.take(parameter) for parameter in ctx.plan.parameters]
         return torch.stack(dx) if wanted else None, None, *taken
-
-
-class _Losses(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, y: Tensor, plan: Plan, cost: Cost, *parameters: Tensor
-    ) -> Tensor:
-        into, losses = Gradients(), []
-        for k, (lane, one, target) in enumerate(zip(plan.lanes, x, y, strict=True)):
-            logits, saved = lane.forward(one)
-            loss, gradient = cost(k, logits, target)
-            lane.backward(gradient, saved, into, wanted=False)
-            losses.append(loss)
-        ctx.gradients = [into.take(parameter) for parameter in parameters]
-        return torch.stack(losses)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        gradients, ctx.gradients = ctx.gradients, None
-        if gradients is None:
-            raise RuntimeError("losses: expected one way back, got another; compute them again")
-        if any(share != 1 for share in dy.tolist()):
-            for gradient in gradients:
-                gradient.mul_(dy.to(gradient.dtype).view(-1, *[1] * (gradient.dim() - 1)))
-        return None, None, None, None, *gradients
-
-
-def lane_losses(x: Tensor, y: Tensor, cost: Cost, plan: Plan) -> Tensor:
-    """The loss of each lane, [K], with its whole way back at once: what it needs is in the caches.
-
-    It can be gone back through once. Shapes: x [K, B, ...], y [K, B].
-    """
-    losses: Tensor = _Losses.apply(x, y, plan, cost, *plan.parameters)  # type: ignore[no-untyped-call]
-    return losses
 
 
 def train_lanes(x: Tensor, plan: Plan) -> Tensor:

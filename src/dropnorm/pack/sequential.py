@@ -16,6 +16,7 @@ from dropnorm.pack.images import LaneConv2d, LanePool
 from dropnorm.pack.layer import LaneLayer, Run, Stateless
 from dropnorm.pack.linear import LaneLinear
 from dropnorm.pack.norm import LaneBatchNorm
+from dropnorm.pack.normalised import merged
 from dropnorm.pack.passes import Chain, Pass
 
 
@@ -32,9 +33,9 @@ class LaneSequential(LaneLayer):
         runs = [child.lanes() for child in self.lane_layers()]
         return map(_chain, zip(*runs, strict=False))
 
-    def passes(self) -> Iterator[Pass]:
-        layers = [child.passes() for child in self.lane_layers()]
-        return map(Chain, zip(*layers, strict=False))
+    def passes(self, kept: bool) -> Iterator[Pass]:
+        layers = [child.passes(kept) for child in self.lane_layers()]
+        return (Chain(merged(lane)) for lane in zip(*layers, strict=False))
 
     def together(self, x: Tensor) -> Tensor:
         waiting = self.lane_layers()

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from dropnorm.optimizers import Optimizer
-from dropnorm.pack.optimizer import LaneOptimizer, clip_lanes
+from dropnorm.pack.batches import LaneBatches
+from dropnorm.pack.clipping import Clip
+from dropnorm.pack.optimizer import LaneOptimizer
 
 
 class Progress(Protocol):
@@ -92,7 +94,12 @@ class Together(pl.LightningModule, Generic[L]):
             self._optimizer.keep(keep)
 
     def _epoch(self, lane: L) -> int:
-        return int(lane.batches // self.trainer.num_training_batches) if lane.batches else 0
+        return int(lane.batches // self._batches_of_an_epoch()) if lane.batches else 0
+
+    def _batches_of_an_epoch(self) -> float:
+        trainer = self.trainer
+        count, loader = trainer.num_training_batches, trainer.train_dataloader
+        return loader.batches_in(int(count)) if isinstance(loader, LaneBatches) else count
 
     def _count(self, losses: Tensor, rows: int = 1) -> None:
         """Takes in a training batch: its loss in each lane, [K], of so many rows."""
@@ -140,11 +147,9 @@ class Together(pl.LightningModule, Generic[L]):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
-            clip_lanes(optimizer.param_groups[0]["params"], gradient_clip_val)
-        else:
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        if clip := Clip.of(gradient_clip_val, gradient_clip_algorithm):
+            clip.lanes(optimizer.param_groups[0]["params"])
 
     def _total_steps(self) -> float:
         epochs = self.epochs or self.trainer.max_epochs or -1
-        return epochs * self.trainer.num_training_batches if epochs > 0 else math.inf
+        return epochs * self._batches_of_an_epoch() if epochs > 0 else math.inf

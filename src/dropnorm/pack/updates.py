@@ -15,7 +15,7 @@ STATE = {
     "adam": ("exp_avg", "exp_avg_sq"),
     "adamw": ("exp_avg", "exp_avg_sq"),
     "sgd": ("momentum_buffer",),
-}  # what each kind keeps for a parameter, besides "step"
+}  # what each kind keeps for a parameter
 AHEAD = 64  # steps whose numbers are made at a time
 _EPS = 1e-8  # torch's
 
@@ -23,11 +23,12 @@ _EPS = 1e-8  # torch's
 def update_lane(
     settings: Optimizer,
     lr: float,
+    step: Tensor,
     parameters: list[Tensor],
-    gradients: list[Tensor],
     state: Mapping[str, list[Tensor]],
+    gradients: list[Tensor],
 ) -> None:
-    """One lane's step, in place; `state` has a list for each name of STATE and "step" (0-d)."""
+    """One lane's step in place, the `step`th (0-d); `state` has a list for each name of STATE."""
     shared: dict[str, Any] = {"lr": lr, "weight_decay": settings.weight_decay, "maximize": False}
     if settings.name == "sgd":
         # A buffer of zeros makes the first step what torch's is: the gradient itself.
@@ -36,10 +37,10 @@ def update_lane(
         sgd(parameters, gradients, momenta, dampening=0.0, fused=True, **shared)
         return
     # What `torch.optim.adam` comes to; its way there takes longer than this.
-    torch._foreach_add_(state["step"], 1)
+    steps = [step] * len(parameters)
     update = torch._fused_adamw_ if settings.name == "adamw" else torch._fused_adam_
     update(
-        parameters, gradients, state["exp_avg"], state["exp_avg_sq"], [], state["step"],
+        parameters, gradients, state["exp_avg"], state["exp_avg_sq"], [], steps,
         beta1=settings.betas[0], beta2=settings.betas[1], eps=_EPS, amsgrad=False, **shared,
     )  # fmt: skip
 

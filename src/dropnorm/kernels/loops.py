@@ -1,0 +1,260 @@
+"""Loops over numpy arrays that Numba compiles: what happens between matrix products on the CPU.
+
+`cpu` gives them tensors. Each is compiled once a machine and type, at its first call, and kept
+on disk. Products and sums are never contracted, and rows are summed in a fixed order: so bits do
+not depend on where arrays lie, on threads, or on what else is computed in the same loop.
+
+Shapes: x, y, dy, dx [N, C], rows of channels; everything else [C], or as it is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar, cast
+
+import numpy as np
+from numba import njit
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Dropout's threshold among int16 numbers, what it multiplies kept units by (1: there is none), and
+# its key: seed and step.
+Drop: TypeAlias = tuple[int, float, int, int]
+
+_WARM_UP = 12  # rounds after which SFC64 has mixed its state (numpy's own seeding uses as many)
+_TOGETHER = 32  # rows that are summed in the type of x before they go into a sum in float64
+
+
+def _loop(function: F) -> F:
+    compiled: Any = njit(cache=True, error_model="numpy", nogil=True)(function)
+    return cast(F, compiled)
+
+
+@_loop
+def draw(units: int, seed: int, step: int) -> np.ndarray:
+    """int16 [units], of which SFC64 started at the state (seed, step, 0) makes four a round.
+
+    Source: Doty-Humphrey's PractRand; its words are those of `numpy.random.SFC64`.
+    """
+    words = np.empty((units + 3) // 4, np.uint64)
+    a, b, c, counter = np.uint64(seed), np.uint64(step), np.uint64(0), np.uint64(1)
+    for k in range(-_WARM_UP, len(words)):
+        word = a + b + counter
+        counter += np.uint64(1)
+        a = b ^ (b >> np.uint64(11))
+        b = c + (c << np.uint64(3))
+        c = ((c << np.uint64(24)) | (c >> np.uint64(40))) + word
+        if k >= 0:
+            words[k] = word
+    return words.view(np.int16)[:units]
+
+
+@_loop
+def draw_mask(mask: np.ndarray, drop: Drop) -> None:
+    """Fills mask [units] with what dropout multiplies by: `kept`, or 0 where a unit is dropped."""
+    threshold, kept, seed, step = drop
+    numbers, value = draw(len(mask), seed, step), mask.dtype.type(kept)
+    for k in range(len(mask)):
+        mask[k] = value * mask.dtype.type(numbers[k] >= threshold)
+
+
+@_loop
+def statistics(x: np.ndarray, mean: np.ndarray, var: np.ndarray) -> None:
+    """The mean and the biased variance of each channel, in two passes."""
+    rows, channels = x.shape
+    total, some = np.zeros(channels), np.empty(channels, x.dtype)
+    for start in range(0, rows, _TOGETHER):
+        some[:] = 0
+        for i in range(start, min(start + _TOGETHER, rows)):
+            row = x[i]
+            for c in range(channels):
+                some[c] += row[c]
+        for c in range(channels):
+            total[c] += some[c]
+    for c in range(channels):
+        mean[c] = total[c] / rows
+        total[c] = 0
+    for start in range(0, rows, _TOGETHER):
+        some[:] = 0
+        for i in range(start, min(start + _TOGETHER, rows)):
+            row = x[i]
+            for c in range(channels):
+                some[c] += (row[c] - mean[c]) * (row[c] - mean[c])
+        for c in range(channels):
+            total[c] += some[c]
+    for c in range(channels):
+        var[c] = total[c] / rows
+
+
+@_loop
+def affine(
+    mean: np.ndarray, var: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Normalisation as x * scale + shift, and the inverse standard deviation."""
+    inverse, scale, shift = np.empty_like(mean), np.empty_like(mean), np.empty_like(mean)
+    for c in range(len(mean)):
+        inverse[c] = 1 / np.sqrt(np.float64(var[c]) + eps)
+        scale[c] = weight[c] * inverse[c]
+        shift[c] = bias[c] - mean[c] * scale[c]
+    return scale, shift, inverse
+
+
+@_loop
+def scale_shift(
+    x: np.ndarray, y: np.ndarray, scale: np.ndarray, shift: np.ndarray, floor: float
+) -> None:
+    """y = max(x * scale + shift, floor)."""
+    rows, channels = x.shape
+    for i in range(rows):
+        row, out = x[i], y[i]
+        for c in range(channels):
+            out[c] = max(row[c] * scale[c] + shift[c], floor)
+
+
+@_loop
+def scale_shift_drop(
+    x: np.ndarray,
+    y: np.ndarray,
+    scale: np.ndarray,
+    shift: np.ndarray,
+    floor: float,
+    numbers: np.ndarray,
+    threshold: int,
+    kept: float,
+) -> None:
+    """`scale_shift`, then dropout by `numbers`, int16 [N, C]."""
+    rows, channels = x.shape
+    for i in range(rows):
+        row, out, drawn = x[i], y[i], numbers[i]
+        for c in range(channels):
+            mask = kept * x.dtype.type(drawn[c] >= threshold)
+            out[c] = max(row[c] * scale[c] + shift[c], floor) * mask
+
+
+@_loop
+def normalise(
+    x: np.ndarray,
+    y: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    eps: float,
+    floor: float,
+    drop: Drop,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Batch norm, a floor (0 is ReLU, -inf none) and dropout, from x to y.
+
+    Returns the mean, the unbiased variance, and the inverse of the standard deviation.
+    """
+    rows, channels = x.shape
+    mean, var = np.empty(channels, x.dtype), np.empty(channels, x.dtype)
+    statistics(x, mean, var)
+    scale, shift, inverse = affine(mean, var, weight, bias, eps)
+    for c in range(channels):
+        var[c] *= rows / (rows - 1)
+    lowest, (threshold, kept, seed, step) = x.dtype.type(floor), drop
+    if kept == 1:
+        scale_shift(x, y, scale, shift, lowest)
+    else:
+        numbers = draw(rows * channels, seed, step).reshape(rows, channels)
+        scale_shift_drop(x, y, scale, shift, lowest, numbers, threshold, x.dtype.type(kept))
+    return mean, var, inverse
+
+
+@_loop
+def backward(
+    dy: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    dx: np.ndarray,
+    weight: np.ndarray,
+    mean: np.ndarray,
+    inverse: np.ndarray,
+    floor: float,
+    kept: float,
+    d_weight: np.ndarray,
+    d_bias: np.ndarray,
+) -> None:
+    """The way back through `normalise`, which made y of x: fills dx, d_weight and d_bias.
+
+    Where y is not above the floor, x was below it or y was dropped: no gradient passes.
+    """
+    rows, channels = x.shape
+    lowest, share = x.dtype.type(floor), x.dtype.type(kept)
+    slopes, sums = np.zeros(channels), np.zeros(channels)
+    some_slopes, some = np.empty(channels, x.dtype), np.empty(channels, x.dtype)
+    for start in range(0, rows, _TOGETHER):
+        some_slopes[:] = 0
+        some[:] = 0
+        for i in range(start, min(start + _TOGETHER, rows)):
+            above, row, out, back = dy[i], x[i], y[i], dx[i]
+            for c in range(channels):
+                slope = above[c] * (share * x.dtype.type(out[c] > lowest))
+                back[c] = slope
+                some[c] += slope
+                some_slopes[c] += slope * (row[c] - mean[c])
+        for c in range(channels):
+            sums[c] += some[c]
+            slopes[c] += some_slopes[c]
+    scale, tilt, shift = np.empty_like(mean), np.empty_like(mean), np.empty_like(mean)
+    for c in range(channels):
+        d_weight[c], d_bias[c] = slopes[c] * inverse[c], sums[c]
+        scale[c] = weight[c] * inverse[c]
+        slopes[c] *= weight[c] * np.float64(inverse[c]) ** 3 / rows
+        tilt[c] = slopes[c]
+        shift[c] = slopes[c] * mean[c] - sums[c] * scale[c] / rows
+    for i in range(rows):
+        row, back = x[i], dx[i]
+        for c in range(channels):
+            back[c] = back[c] * scale[c] - row[c] * tilt[c] + shift[c]
+
+
+@_loop
+def track(
+    means: np.ndarray,
+    variances: np.ndarray,
+    momenta: np.ndarray,
+    mean: np.ndarray,
+    var: np.ndarray,
+    batches: int,
+) -> None:
+    """Moves averages [M, C] towards a batch's [C] by each momentum [M]; 0 is the cumulative one.
+
+    `batches` is how many there were, this one included. A momentum of 1 gives the batch's exactly.
+    """
+    for m in range(len(momenta)):
+        share = means.dtype.type(momenta[m])
+        if share == 0:
+            share = means.dtype.type(1) / means.dtype.type(batches)
+        move(means[m], mean, share)
+        move(variances[m], var, share)
+
+
+@_loop
+def move(average: np.ndarray, batch: np.ndarray, share: float) -> None:
+    """average + share * (batch - average), so that a share of 1 gives the batch."""
+    rest = average.dtype.type(1) - share
+    for c in range(len(average)):
+        apart = batch[c] - average[c]
+        average[c] = average[c] + apart * share if share < 0.5 else batch[c] - apart * rest
+
+
+@_loop
+def gather(
+    images: np.ndarray,
+    labels: np.ndarray,
+    rows: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    scale: float,
+    shift: float,
+) -> None:
+    """x float32 [B, P] and y [B]: the rows [B] of uint8 images [N, P] and of labels [N].
+
+    Pixels become pixel * scale + shift.
+    """
+    factor, constant = np.float32(scale), np.float32(shift)
+    for i in range(len(rows)):
+        y[i] = labels[rows[i]]
+        pixels, out = images[rows[i]], x[i]
+        for p in range(len(out)):
+            out[p] = np.float32(pixels[p]) * factor + constant

@@ -1,0 +1,118 @@
+"""Batch norm of one lane in training, with what follows it, in one loop on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dropnorm.kernels import loops
+from dropnorm.kernels.cpu import NO_DROP, NO_FLOOR, Rows, affine_of, check_batch, fits
+from dropnorm.pack.dropout import Dropped
+from dropnorm.pack.layer import Rectified
+from dropnorm.pack.passes import Chain, Gradients, Memory, Pass, Recorded, Saved
+
+Averages = tuple[np.ndarray, np.ndarray, np.ndarray]  # means and variances [M, C], momenta [M]
+
+
+class Normalised:
+    """`BatchNorm` of one lane, and the ReLU and the dropout that it has taken over.
+
+    Each batch is counted in `batches` [1], and moves `averages`. What the loop does not take, as
+    the bfloat16 of autocast, goes through one layer after the other, with torch's kernels.
+    """
+
+    def __init__(
+        self,
+        affine: Sequence[Tensor],
+        lane: int,
+        eps: float,
+        batches: np.ndarray,
+        averages: Sequence[Averages],
+        memory: Memory,
+    ) -> None:
+        self._affine, self._lane, self._eps = affine, lane, eps
+        self._batches, self._averages, self._memory = batches, averages, memory
+        self._x, self._y, self._dy, self._dx = Rows(), Rows(), Rows(), Rows()
+        self.learns = bool(affine)
+        weight, bias = [p.detach()[lane] for p in affine] or (None, None)
+        self._weight, self._bias = affine_of(weight, bias, averages[0][0].shape[1])
+        self._floor = NO_FLOOR
+        self._drop: Dropped | None = None
+        self._apart: list[Pass] = [Recorded(self._by_torch, affine, lane)]
+
+    def take(self, following: Pass) -> bool:
+        """Takes over the pass that follows, if the loop can: whether it has.
+
+        Only behind a ReLU does 0 tell that a unit was dropped, or that no gradient passes anyway.
+        """
+        if isinstance(following, Rectified) and self._floor == NO_FLOOR:
+            self._floor = 0.0
+        elif isinstance(following, Dropped) and self._floor == 0 and self._drop is None:
+            self._drop = following
+        else:
+            return False
+        self._apart.append(following)
+        return True
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
+        check_batch(x)
+        if not fits(x):
+            y, apart = Chain(self._apart).forward(x)
+            return y, (None, apart)
+        y = self._memory.like("y", x)
+        # Of images masks are drawn with channels first.
+        drops_here = self._drop is not None and x.dim() == 2
+        drop = self._drop.next() if self._drop and drops_here else NO_DROP
+        mean, var, inverse = loops.normalise(
+            self._x(x), self._y(y), self._weight, self._bias, self._eps, self._floor, drop
+        )
+        self._track(mean, var)
+        saved = x, y, mean, inverse, drop[1]
+        if self._drop is None or drops_here:
+            return y, (saved, None)
+        y, mask = self._drop.forward(y)
+        return y, (saved, mask)
+
+    def backward(self, dy: Tensor, saved: Saved, into: Gradients, wanted: bool) -> Tensor | None:
+        mine, theirs = saved
+        if mine is None:
+            return Chain(self._apart).backward(dy, theirs, into, wanted)
+        if theirs is not None:
+            dy = dy * theirs
+        x, y, mean, inverse, kept = mine
+        dx = self._memory.like("dx", x)
+        if not fits(dy):
+            dy = torch.empty_like(x).copy_(dy)
+        gradients = [into.place(parameter, self._lane).numpy() for parameter in self._affine]
+        d_weight, d_bias = gradients or (np.empty_like(mean), np.empty_like(mean))
+        arrays = self._dy(dy), self._x(x), self._y(y), self._dx(dx), self._weight, mean, inverse
+        loops.backward(*arrays, self._floor, kept, d_weight, d_bias)
+        return dx if wanted else None
+
+    def _by_torch(
+        self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
+    ) -> Tensor:
+        batch = torch.zeros(2, x.shape[1])
+        # With momentum 1 torch writes this batch's own statistics into the running averages.
+        y = F.batch_norm(x, batch[0], batch[1], weight, bias, True, 1.0, self._eps)
+        self._track(*batch.numpy())
+        return y
+
+    def _track(self, mean: np.ndarray, var: np.ndarray) -> None:
+        self._batches[0] += 1
+        for averages in self._averages:
+            loops.track(*averages, mean, var, self._batches[0])
+
+
+def merged(passes: Sequence[Pass]) -> list[Pass]:
+    """The same passes, those that batch norms can take over in them."""
+    found: list[Pass] = []
+    for one in passes:
+        last = found[-1] if found else None
+        if not (isinstance(last, Normalised) and last.take(one)):
+            found.append(one)
+    return found
