@@ -41,6 +41,7 @@ def test_measuring_leaves_torchs_generator_alone() -> None:
     [
         pytest.param((160, 2.5e-7), (350, 3.7e-7), "bf16", id="AMD: oneDNN is faster"),
         pytest.param((350, 2.5e-7), (160, 3.7e-7), "none", id="oneDNN is slower"),
+        pytest.param((160, 2.5e-7), (190, 3.7e-7), "none", id="as fast, but for chance"),
         pytest.param((160, 2.5e-7), (900, 3e-3), "none", id="AMX: fast, but really bf16"),
     ],
 )
@@ -55,6 +56,16 @@ def test_the_fastest_accurate_backend_wins(
     monkeypatch.setattr(matmul, "_measure", lambda setting, *_: known[setting])
     assert choose_matmul_backend() == known[expected]
     assert torch.backends.mkldnn.matmul.fp32_precision == expected
+
+
+def test_an_arithmetic_that_was_noted_can_be_used_again() -> None:
+    threads = torch.get_num_threads()
+    matmul.use_arithmetic(threads=1, matmul="bf16")
+    noted = matmul.arithmetic()
+    matmul.use_arithmetic(threads=threads, matmul="none")
+    matmul.use_arithmetic(**noted)
+    assert (torch.get_num_threads(), torch.backends.mkldnn.matmul.fp32_precision) == (1, "bf16")
+    torch.set_num_threads(threads)
 
 
 def test_printed_form_says_what_was_measured() -> None:

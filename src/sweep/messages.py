@@ -92,8 +92,9 @@ class Ended:
 
     `found` are parameters that training itself has chosen. `precise` is the study's metric with
     precise statistics: "dropout_off" and "dropout_on". `diagnostics`, of a trial with a look at the
-    test set, have the names of `dropnorm.callbacks.Diagnostics`. `died`: a process that trained it
-    is dead, so running it again counts against `study.retries`.
+    test set, have the names of `dropnorm.callbacks.Diagnostics`. `arithmetic` is the worker's, see
+    `dropnorm.matmul`. `died`: a process that trained it is dead, so running it again counts against
+    `study.retries`.
     """
 
     trial: int
@@ -106,6 +107,7 @@ class Ended:
     found: Mapping[str, Value] = field(default_factory=dict)
     precise: Mapping[str, float] = field(default_factory=dict)
     diagnostics: Mapping[str, float] = field(default_factory=dict)
+    arithmetic: Mapping[str, int | str] = field(default_factory=dict)
     died: bool = False
 
 

@@ -73,7 +73,7 @@ def _train(results: ResultSet, row: TrialRow) -> tuple[list[Report], Ended]:
     stop_after = max(row.curve, default=None) if row.status == "pruned" else None
     spec = make_spec(results, row)
     roster = Roster([spec], watch, lambda _, ended: ends.append(ended), 0, stop_after)
-    work("rerun", roster.exchange, results.metric, results.direction, 1)
+    work("rerun", roster.exchange, results.metric, results.direction, 1, row.arithmetic)
     return reports, ends[0]
 
 

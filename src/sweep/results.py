@@ -65,6 +65,7 @@ class TrialRow:
     # The first epoch after which the pruner would stop it: control trials train on. 0: none.
     doomed: int = 0
     worker: str | None = None
+    arithmetic: Mapping[str, int | str] = field(default_factory=dict)  # see dropnorm.matmul
     started: dt.datetime | None = None
     finished: dt.datetime | None = None
 

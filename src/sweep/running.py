@@ -132,5 +132,6 @@ class Running:
             seconds=event.seconds,
             reason=event.reason,
             doomed=self.doomed,
+            arithmetic=event.arithmetic,
             finished=dt.datetime.now(),
         )

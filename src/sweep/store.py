@@ -142,6 +142,7 @@ class Store:
             "metrics": row.metrics,
             "history": row.history,
             "seconds": row.seconds,
+            "arithmetic": row.arithmetic,
         }
         if row.momentum is not None:
             known["momentum"] = asdict(row.momentum)
@@ -224,6 +225,7 @@ def to_row(trial: FrozenTrial) -> TrialRow:
         reason=attributes.get("reason"),
         doomed=attributes.get("doomed", 0),
         worker=attributes.get("worker"),
+        arithmetic=attributes.get("arithmetic", {}),
         started=trial.datetime_start,
         finished=trial.datetime_complete,
     )

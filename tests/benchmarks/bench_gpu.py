@@ -32,6 +32,7 @@ from torch.profiler import ProfilerActivity, profile
 from dropnorm import MNIST
 from dropnorm.data import EvalBatches
 from dropnorm.pack import LaneBatches, Pack
+from sweep.worker.ours import AT_ONCE
 from tests.benchmarks.peers import PlainModule, loaders
 
 NETWORKS = ((512,), (512, 512))
@@ -136,7 +137,7 @@ def packed(size: Size, hidden: tuple[int, ...], lanes: int, precision: str) -> t
     fitter = trainer(size.epochs, precision, [stamps, steps])
     device = fitter.strategy.root_device
     data = MNIST(batch_size=BATCH, train_size=size.train_size)
-    train = LaneBatches(data.part("train", device), data.train_rows(), BATCH, pack.ages)
+    train = LaneBatches(data.part("train", device), data.train_rows(), BATCH, pack.ages, AT_ONCE)
     fitter.fit(pack, train, EvalBatches(data.part("val", device), EVAL_BATCH))
     return stamps.seconds() / lanes, steps.summary()
 

@@ -20,11 +20,12 @@ import torch
 
 from dropnorm import MNIST
 from dropnorm.pack import LaneBatches, Pack
-from tests.benchmarks.bench_trial import announce, ours, trial
+from sweep.worker.ours import AT_ONCE
+from tests.benchmarks.bench_trial import TRAIN, announce, ours, trial
 from tests.benchmarks.peers import optuna_lightning
 from tests.benchmarks.rounds import median_seconds
 
-BATCH, TRAIN, VAL, ROUNDS = 128, 50_000, 10_000, 3
+BATCH, VAL, ROUNDS = 128, 10_000, 3
 PART, SMALL_PART = 2 / 5, 1 / 5  # of an epoch and of validation, which has five batches or ten
 LANES = (1, 2, 4, 8, 16, 32)
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -36,12 +37,12 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 def packed(settings: dict[str, Any], lanes: int, part: float, precision: str = "32-true") -> None:
     """Trains and validates a pack over part of an epoch."""
-    data = MNIST(batch_size=BATCH)
+    data = MNIST(batch_size=BATCH, train_size=int(TRAIN * part))
     pack = Pack([{**settings, "dropout": 0.3, "seed": seed} for seed in range(lanes)])
-    batches = LaneBatches(data.part("train"), data.train_rows(), BATCH, pack.ages)
+    batches = LaneBatches(data.part("train"), data.train_rows(), BATCH, pack.ages, AT_ONCE)
     trainer = pl.Trainer(
         max_epochs=1, precision=precision, accelerator="cpu", logger=False,
-        limit_train_batches=part, limit_val_batches=part, enable_checkpointing=False,
+        limit_val_batches=part, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
     )  # fmt: skip
     trainer.fit(pack, batches, data.val_dataloader())

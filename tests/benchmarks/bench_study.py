@@ -22,6 +22,7 @@ from dropnorm import MNIST
 from dropnorm.bank import MOMENTA
 from dropnorm.matmul import choose_matmul_backend
 from dropnorm.pack import LaneBatches, Pack
+from sweep.worker.ours import AT_ONCE
 from tests.benchmarks.bench_trial import announce, be_quiet
 from tests.benchmarks.peers import optuna_lightning
 
@@ -34,7 +35,8 @@ def train(hidden: list[int], lanes: int) -> float:
     data = MNIST()
     settings = [{"hidden": hidden, "dropout": 0.3, "seed": seed} for seed in range(lanes)]
     pack = Pack(settings, momenta=MOMENTA)
-    batches = LaneBatches(data.part("train"), data.train_rows(), data.batch_size, pack.ages)
+    rows, size = data.train_rows(), data.batch_size
+    batches = LaneBatches(data.part("train"), rows, size, pack.ages, AT_ONCE)
     trainer = pl.Trainer(
         max_epochs=EPOCHS, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,

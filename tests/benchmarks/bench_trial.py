@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks.bench_trial
 
-Same network, data, batch size, epochs, optimizer and validation; both with all threads.
+Same network, data, batch size, epochs, optimizer and validation; both with all threads. Ours is
+what a worker with `executor.lanes=1` does.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import torch
 from dropnorm.matmul import choose_matmul_backend
 from sweep.config import make_plan
 from sweep.messages import TrialSpec
-from sweep.worker.alone import train_alone
 from sweep.worker.desk import Desk
+from sweep.worker.lanes import pack_key
+from sweep.worker.packed import train_packed
 from tests.benchmarks.peers import optuna_lightning
 from tests.benchmarks.rounds import median_seconds
 
-EPOCHS, ROUNDS = 3, 3
+TRAIN, EPOCHS, ROUNDS = 50_000, 3, 3
 NETWORKS = ((512,), (256, 256))
 
 
@@ -32,15 +34,19 @@ def trial(settings: dict[str, Any], part: float = 1.0) -> TrialSpec:
     plan = make_plan(
         ["+study=mnist", f"model={settings.get('network', 'mlp')}",
          f"model.hidden={settings['hidden']}", f"trainer.max_epochs={epochs}",
-         f"+trainer.limit_train_batches={part}", f"+trainer.limit_val_batches={part}",
-         "data.train_size=null", "data.batch_size=128", "model.dropout=0.3",
+         f"+trainer.limit_val_batches={part}", f"data.train_size={int(TRAIN * part)}",
+         "data.batch_size=128", "model.dropout=0.3",
          "model.bn_momentum=0.1", "optimizer.lr=interval(0.001,0.002)"]
     )  # fmt: skip
     return TrialSpec(0, 0, {}, plan.trial)
 
 
 def ours(spec: TrialSpec) -> None:
-    train_alone(Desk("bench", lambda *_: [], "val_accuracy", "maximize"), spec)
+    desk = Desk("bench", lambda *_: [], "val_accuracy", "maximize")
+    key = pack_key(desk, spec)
+    assert key is not None
+    desk.waiting.append(spec)
+    train_packed(desk, key)
 
 
 def be_quiet() -> None:

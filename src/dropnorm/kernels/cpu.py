@@ -113,7 +113,7 @@ class _BatchNorm(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         y = torch.empty_like(x)
         affine = affine_of(weight, bias, x.shape[1])
-        found = loops.normalise(rows(x), rows(y), *affine, eps, NO_FLOOR, NO_DROP)
+        found = loops.normalise(rows(x), rows(y), *affine, eps, NO_FLOOR, NO_DROP, 1)
         mean, var, inverse = map(torch.from_numpy, found)
         return y, mean, var, inverse
 

@@ -132,6 +132,15 @@ def scale_shift_drop(
 
 
 @_loop
+def turn(numbers: np.ndarray, turned: np.ndarray) -> None:
+    """The first rows of `turned` are the columns of `numbers`."""
+    channels, pixels = numbers.shape
+    for c in range(channels):
+        for p in range(pixels):
+            turned[p, c] = numbers[c, p]
+
+
+@_loop
 def normalise(
     x: np.ndarray,
     y: np.ndarray,
@@ -140,10 +149,12 @@ def normalise(
     eps: float,
     floor: float,
     drop: Drop,
+    pixels: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Batch norm, a floor (0 is ReLU, -inf none) and dropout, from x to y.
 
-    Returns the mean, the unbiased variance, and the inverse of the standard deviation.
+    Of images so many rows are `pixels` of one, whose mask is drawn channel by channel. Returns the
+    mean, the unbiased variance, and the inverse of the standard deviation.
     """
     rows, channels = x.shape
     mean, var = np.empty(channels, x.dtype), np.empty(channels, x.dtype)
@@ -155,8 +166,20 @@ def normalise(
     if kept == 1:
         scale_shift(x, y, scale, shift, lowest)
     else:
-        numbers = draw(rows * channels, seed, step).reshape(rows, channels)
-        scale_shift_drop(x, y, scale, shift, lowest, numbers, threshold, x.dtype.type(kept))
+        numbers, value = draw(rows * channels, seed, step), x.dtype.type(kept)
+        if pixels == 1:
+            drawn = numbers.reshape(rows, channels)
+            scale_shift_drop(x, y, scale, shift, lowest, drawn, threshold, value)
+        else:
+            images = numbers.reshape(rows // pixels, channels, pixels)
+            some = np.empty((_TOGETHER, channels), np.int16)
+            for k in range(len(images)):
+                for start in range(0, pixels, _TOGETHER):
+                    stop = min(start + _TOGETHER, pixels)
+                    turn(images[k][:, start:stop], some)
+                    part = slice(k * pixels + start, k * pixels + stop)
+                    where = x[part], y[part], scale, shift, lowest, some[: stop - start]
+                    scale_shift_drop(*where, threshold, value)
     return mean, var, inverse
 
 

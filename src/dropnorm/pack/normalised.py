@@ -64,25 +64,17 @@ class Normalised:
             y, apart = Chain(self._apart).forward(x)
             return y, (None, apart)
         y = self._memory.like("y", x)
-        # Of images masks are drawn with channels first.
-        drops_here = self._drop is not None and x.dim() == 2
-        drop = self._drop.next() if self._drop and drops_here else NO_DROP
-        mean, var, inverse = loops.normalise(
-            self._x(x), self._y(y), self._weight, self._bias, self._eps, self._floor, drop
-        )
+        drop = self._drop.next() if self._drop else NO_DROP
+        pixels = x[0, 0].numel() if x.dim() == 4 else 1
+        arrays = self._x(x), self._y(y), self._weight, self._bias
+        mean, var, inverse = loops.normalise(*arrays, self._eps, self._floor, drop, pixels)
         self._track(mean, var)
-        saved = x, y, mean, inverse, drop[1]
-        if self._drop is None or drops_here:
-            return y, (saved, None)
-        y, mask = self._drop.forward(y)
-        return y, (saved, mask)
+        return y, ((x, y, mean, inverse, drop[1]), None)
 
     def backward(self, dy: Tensor, saved: Saved, into: Gradients, wanted: bool) -> Tensor | None:
-        mine, theirs = saved
+        mine, apart = saved
         if mine is None:
-            return Chain(self._apart).backward(dy, theirs, into, wanted)
-        if theirs is not None:
-            dy = dy * theirs
+            return Chain(self._apart).backward(dy, apart, into, wanted)
         x, y, mean, inverse, kept = mine
         dx = self._memory.like("dx", x)
         if not fits(dy):

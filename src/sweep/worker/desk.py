@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from sweep.messages import (
     Ended,
@@ -31,7 +31,8 @@ class Disconnected(Exception):
 class Desk:
     """One worker's side of the conversation; `waiting` are trials it has been given to start.
 
-    `share` is how many it could have had when it was last given some.
+    `share` is how many it could have had when it was last given some; `arithmetic` goes along with
+    the end of every trial.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Desk:
     dismissed: bool = False
     pause_s: float = 0.0
     share: int = 1
+    arithmetic: Mapping[str, int | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.lanes = self.most_lanes  # fewer while something did not fit
@@ -53,8 +55,12 @@ class Desk:
 
         Errors: Disconnected, whatever the reason.
         """
+        signed = [
+            replace(event, arithmetic=self.arithmetic) if isinstance(event, Ended) else event
+            for event in events
+        ]
         try:
-            orders = self.exchange(self.name, events)
+            orders = self.exchange(self.name, signed)
         except Exception as error:
             raise Disconnected(f"{type(error).__name__}: {error}") from error
         starts = [order for order in orders if isinstance(order, Start)]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import closing
-from typing import Literal
+from typing import Any, Literal
 
-from dropnorm.matmul import choose_matmul_backend
+from dropnorm.matmul import arithmetic, choose_matmul_backend, use_arithmetic
 from sweep.messages import Exchange
 from sweep.trial_config import devices_per_trial
 from sweep.worker.alone import train_alone
@@ -27,17 +28,23 @@ def work(
     metric: str,
     direction: str,
     lanes: int | Literal["auto"] = "auto",
+    given: Mapping[str, Any] | None = None,
 ) -> None:
     """Trains until told to quit. An error in a trial ends that trial, not the worker.
 
     With `lanes` "auto" it begins with one trial, measures how many train best together, and asks
-    for the others then: by that time its neighbours have asked for theirs.
+    for the others then: by that time its neighbours have asked for theirs. `given` is the
+    arithmetic of a worker whose bits are wanted again; without it the fastest is used.
     """
     quiet()
-    log.info("matrix products: %s", choose_matmul_backend())
+    if given:
+        use_arithmetic(**given)
+    else:
+        log.info("matrix products: %s", choose_matmul_backend())
     prober = Prober() if lanes == "auto" else None
     most = 1 if lanes == "auto" else lanes
     desk = Desk(name, exchange, metric, direction, most, packs_theirs(lanes))
+    desk.arithmetic = arithmetic()
     with closing(Ranks()) as ranks:
         while not desk.dismissed:
             desk.ask()

@@ -45,10 +45,14 @@ class Packing(Protocol):
 
 
 def image_batches(
-    data: ImageData, ages: Callable[[], Sequence[tuple[int, int]]], device: torch.device
+    data: ImageData,
+    ages: Callable[[], Sequence[tuple[int, int]]],
+    device: torch.device,
+    at_once: int = 1,
 ) -> tuple[LaneBatches, EvalBatches]:
     """`Packing.batches` of data that lives on the device."""
-    train = LaneBatches(data.part("train", device), data.train_rows(), data.batch_size, ages)
+    rows, size = data.train_rows(), data.batch_size
+    train = LaneBatches(data.part("train", device), rows, size, ages, at_once)
     return train, EvalBatches(data.part("val", device), data.eval_batch_size)
 
 

@@ -19,6 +19,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from dropnorm.draws import Draws
+from dropnorm.pack import LaneBatches
 from sweep.worker.build import make_trainer
 from sweep.worker.desk import Desk
 from sweep.worker.lanes import Key, model_of
@@ -37,7 +38,8 @@ _SLOW_S = 0.05  # a step of one lane, beside which all that happens between step
 _GAIN = 1.1  # in trials a second, for which twice the lanes are worth their memory
 _MEMORY = 0.7  # of what is free: scoring, other workers, and what the allocator cannot use
 _COST = 0.01  # of the training to come; the last doubling may cost as much again
-_STEPS, _WARM_UP = 8, 3
+_STEPS, _WARM_UP = 8, 3  # of the Trainer, each of one batch
+_BURSTS, _WARM_UP_BURSTS = 3, 1  # or of several
 _FEW_STEPS = 20_000  # of all trials: with fewer, a probe on the CPU would be seen in the total
 
 
@@ -154,7 +156,7 @@ def choose(desk: Desk, key: Key) -> Choice:
     try:
         packing, spec = _packing(desk, key), desk.waiting[0]
         train, _ = packing.batches(torch.device("cpu"))
-        steps = spec.epochs * len(train)  # type: ignore[arg-type]
+        steps = spec.epochs * len(train) * _at_once(train)  # type: ignore[arg-type]
         if torch.cuda.is_available():
             free_memory()
             room = _MEMORY * torch.cuda.mem_get_info()[0]
@@ -181,18 +183,27 @@ def measure(desk: Desk, key: Key, lanes: int) -> Measured | None:
 
 
 def _measure(desk: Desk, key: Key, lanes: int) -> Measured:
-    start, clock, on_gpu = time.monotonic(), _Clock(), torch.cuda.is_available()
+    start, on_gpu = time.monotonic(), torch.cuda.is_available()
     packing = _packing(desk, key)
     packing.pack.shrink([0] * lanes)  # copies of a lane are made faster than trials
-    few = {"max_epochs": -1, "max_steps": _STEPS, "limit_train_batches": _STEPS}
-    settings = {**desk.waiting[0].config["trainer"], **few, "limit_val_batches": int(on_gpu)}
-    trainer = make_trainer(settings, [clock])
-    device = trainer.strategy.root_device
+    settings = desk.waiting[0].config["trainer"]
+    device = make_trainer(settings, []).strategy.root_device
+    train, val = packing.batches(device)
+    at_once = _at_once(train)
+    steps, warm_up = (_STEPS, _WARM_UP) if at_once == 1 else (_BURSTS, _WARM_UP_BURSTS)
+    few = {"max_epochs": -1, "max_steps": steps, "limit_train_batches": steps}
+    clock = _Clock(steps, warm_up)
+    trainer = make_trainer({**settings, **few, "limit_val_batches": int(on_gpu)}, [clock])
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
-    trainer.fit(packing.pack, *packing.batches(device))
+    trainer.fit(packing.pack, train, val)
     peak = torch.cuda.max_memory_allocated(device) if on_gpu else 0
-    return Measured(lanes, clock.step_s(), peak, time.monotonic() - start)
+    return Measured(lanes, clock.step_s() / at_once, peak, time.monotonic() - start)
+
+
+def _at_once(train: object) -> int:
+    """How many batches a Trainer gets as one."""
+    return train.at_once if isinstance(train, LaneBatches) else 1
 
 
 def _packing(desk: Desk, key: Key) -> Packing:
@@ -202,22 +213,23 @@ def _packing(desk: Desk, key: Key) -> Packing:
 
 
 class _Clock(Callback):
-    """When each training step ended, as the device sees it after the warm-up and at the end."""
+    """When each of a Trainer's steps ended; a device is waited for before the first and last."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: int, warm_up: int) -> None:
+        self._steps, self._warm_up = steps, warm_up
         self._times: list[float] = []
         self._on_gpu = torch.cuda.is_available()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, out: Any, batch: Any, index: int
     ) -> None:
-        if self._on_gpu and trainer.global_step in (_WARM_UP, _STEPS):
+        if self._on_gpu and trainer.global_step in (self._warm_up, self._steps):
             torch.cuda.synchronize()
         self._times.append(time.perf_counter())
 
     def step_s(self) -> float:
         """Seconds a step. On a CPU of the fastest: others are slowed down by other programs."""
-        times = self._times[_WARM_UP - 1 :]
+        times = self._times[self._warm_up - 1 :]
         if self._on_gpu:
             return (times[-1] - times[0]) / (len(times) - 1)
         return min(end - begin for begin, end in pairwise(times))
