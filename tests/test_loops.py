@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dropnorm.blocks import BatchNorm
 from dropnorm.kernels import loops
+from dropnorm.kernels.averages import track
 from dropnorm.kernels.cpu import NO_DROP, NO_FLOOR, fits, rows
 from dropnorm.random import dropping, keep_mask
 
@@ -131,7 +132,7 @@ def test_averages_follow_their_momenta() -> None:
     mean, var = random(6, seed=2), random(6, seed=3)
     shares = np.where(momenta > 0, momenta, 1 / 4)[:, None]
     expected = [(1 - shares) * a + shares * b for a, b in ((means, mean), (variances, var))]
-    loops.track(means, variances, momenta, mean, var, 4)
+    track(means, variances, momenta, mean, var, 4)
     np.testing.assert_allclose(means, expected[0], rtol=1e-14)
     np.testing.assert_allclose(variances, expected[1], rtol=1e-14)
     assert np.array_equal(means[3], mean) and np.array_equal(variances[3], var)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dropnorm.blocks.choice import one_of
+from dropnorm.blocks.fusing import in_one_loop
 from dropnorm.blocks.norms import BATCH_NORMS, NORMS, norm_layer
 from dropnorm.blocks.variants import noise_layer
 from dropnorm.blocks.weights import weight_layer
@@ -78,10 +79,14 @@ class Block(nn.Sequential):
                 self.add_module(name, stage)
 
     def forward(self, x: Tensor) -> Tensor:
-        for stage in self:
-            if isinstance(stage, nn.Conv2d) and x.device.type == "cpu":
+        waiting = list(self)
+        while waiting:
+            if isinstance(waiting[0], nn.Conv2d) and x.device.type == "cpu":
                 x = _channels_last(x)
-            x = stage(x)
+            x, taken = in_one_loop(waiting, x) if self.training else (x, 0)
+            if not taken:
+                x, taken = waiting[0](x), 1
+            waiting = waiting[taken:]
         return x
 
 

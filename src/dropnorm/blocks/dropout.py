@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dropnorm.random import keep_mask, keep_mask_on_device
+from dropnorm.kernels.cpu import NO_DROP
+from dropnorm.kernels.loops import Drop
+from dropnorm.random import dropping, keep_mask_on_device, mask_of
 from dropnorm.seeds import derive
 
 
@@ -42,19 +44,28 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
+        seed = self._begin()
+        if x.device.type != "cpu":
+            return self._noisy_on_device(x, *self._key_on_device(x, seed))
+        rate = self.rate.item()
+        return self._noisy(x, rate, seed) if rate else x
+
+    def draws(self) -> Drop:
+        """Begins a training pass on the CPU that is made elsewhere, which has to drop this."""
+        rate, seed = self.rate.item(), self._begin()
+        return dropping(rate, seed, self.step) if rate else NO_DROP
+
+    def _begin(self) -> int:
+        """A training pass begins; its seed."""
         self.step += 1
         if self.seed is None:
             self.seed = int(torch.randint(2**63 - 1, ()))
-        if x.device.type != "cpu":
-            return self._noisy_on_device(x, *self._key_on_device(x, self.seed))
-        rate = self.rate.item()
-        return self._noisy(x, rate, self.seed) if rate else x
+        return self.seed
 
     def _noisy(self, x: Tensor, rate: float, seed: int) -> Tensor:
         """A training pass on the CPU."""
-        double = x.dtype == torch.float64
-        mask = keep_mask(self._units(x), rate, seed, self.step, 1 / (1 - rate), double)
-        return x * mask.to(x.dtype)
+        drop, double = dropping(rate, seed, self.step), x.dtype == torch.float64
+        return x * mask_of(self._units(x), drop, double).to(x.dtype)
 
     def _noisy_on_device(self, x: Tensor, seed: Tensor, step: Tensor) -> Tensor:
         """A training pass elsewhere. The host never waits: not even the rate is read back."""

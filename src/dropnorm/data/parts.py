@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dropnorm.data.errors import DataError
-from dropnorm.kernels import loops
+from dropnorm.kernels.pixels import gather
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 PartName: TypeAlias = Literal["train", "val", "test"]
@@ -46,7 +46,7 @@ class Part:
             return self._normalise(x), self.labels.index_select(0, rows)
         x, y = torch.empty(len(rows), *self.images.shape[1:]), torch.empty_like(rows)
         batch = rows.numpy(), x.numpy().reshape(len(rows), -1), y.numpy()
-        loops.gather(*self._arrays, *batch, 1 / self.std, -self.mean / self.std)
+        gather(*self._arrays, *batch, 1 / self.std, -self.mean / self.std)
         return x, y
 
     @cached_property

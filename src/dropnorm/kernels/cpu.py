@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dropnorm.kernels import loops
+from dropnorm.kernels import averages, loops
 
-NO_DROP: loops.Drop = (0, 1.0, 0, 0)
+NO_DROP: loops.Drop = (-(1 << 15), 1.0, 0, 0)
 NO_FLOOR = -math.inf
 
 _TYPES = (torch.float32, torch.float64)
@@ -66,20 +66,37 @@ def check_batch(x: Tensor) -> None:
 
 
 def batch_norm(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    floor: float = NO_FLOOR,
+    drop: loops.Drop = NO_DROP,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x normalised by its own statistics, with those: mean and *unbiased* variance, [C] each.
 
+    What `fits` can get a floor (0 is ReLU) and dropout behind that floor in the same loop.
     Shapes: [B, C, ...] -> the same. Errors: ValueError for a batch of one value per channel.
     """
     check_batch(x)
     if fits(x) and not torch.compiler.is_compiling():
-        y, mean, var, _ = _BatchNorm.apply(x, weight, bias, eps)  # type: ignore[no-untyped-call]
+        y, mean, var = _BatchNorm.apply(x, weight, bias, eps, floor, drop)  # type: ignore[no-untyped-call]
         return y, mean, var
     kind = torch.float64 if x.dtype == torch.float64 else torch.float32
     mean, var = x.new_zeros(2, x.shape[1], dtype=kind).unbind()
     # With momentum 1 the running averages that torch writes are this batch's own statistics.
     return F.batch_norm(x, mean, var, weight, bias, True, 1.0, eps), mean, var
+
+
+def can_rectify(x: Tensor) -> bool:
+    """Whether `rectify` takes it: its masks are drawn in the order of contiguous units."""
+    return x.device.type == "cpu" and x.dtype in _TYPES and x.is_contiguous()
+
+
+def rectify(x: Tensor, drop: loops.Drop) -> Tensor:
+    """ReLU and dropout in one loop. Shapes: any -> the same."""
+    y: Tensor = _Rectify.apply(x, drop)  # type: ignore[no-untyped-call]
+    return y
 
 
 def track(
@@ -95,50 +112,91 @@ def track(
     the host does not wait.
     """
     if means.device.type == "cpu" and means.dtype in _TYPES:
-        averages = means.detach().numpy(), variances.detach().numpy()
+        moved = means.detach().numpy(), variances.detach().numpy()
         mean, var = (tensor.detach().to(means).numpy() for tensor in batch)
-        loops.track(*averages, momenta.numpy(), mean, var, int(batches))
+        averages.track(*moved, momenta.numpy(), mean, var, int(batches))
         return
     shares = torch.where(momenta > 0, momenta, 1 / batches).to(means).unsqueeze(1)
     for average, value in zip((means, variances), batch, strict=True):
         average.lerp_(value.to(average), shares)
 
 
+def pixels_of(x: Tensor) -> int:
+    """How many rows of `rows` are one image's."""
+    return x.shape[2] * x.shape[3] if x.dim() == 4 else 1
+
+
+def _mask(x: Tensor, drop: loops.Drop) -> Tensor | float:
+    if drop[1] == 1:
+        return 1.0
+    mask = np.empty(x.numel(), x.detach().numpy().dtype)
+    loops.draw_mask(mask, drop)
+    return torch.from_numpy(mask).view(x.shape)
+
+
 class _BatchNorm(torch.autograd.Function):
-    """(x, weight, bias, eps) -> y, mean, unbiased variance, inverse of the standard deviation."""
+    """(x, weight, bias, eps, floor, drop) -> y, mean, unbiased variance."""
 
     @staticmethod
     def forward(
-        x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        floor: float,
+        drop: loops.Drop,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         y = torch.empty_like(x)
-        affine = affine_of(weight, bias, x.shape[1])
-        found = loops.normalise(rows(x), rows(y), *affine, eps, NO_FLOOR, NO_DROP, 1)
-        mean, var, inverse = map(torch.from_numpy, found)
-        return y, mean, var, inverse
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        x, weight, bias, ctx.eps = inputs
-        _, mean, var, inverse = output
-        ctx.mark_non_differentiable(mean, var, inverse)
-        ctx.save_for_backward(x, weight, bias, mean, inverse)
+        array, out, affine = rows(x), rows(y), affine_of(weight, bias, x.shape[1])
+        mean, var, inverse = loops.normalise(array, out, *affine, eps, floor, drop, pixels_of(x))
+        # Without a floor nobody looks at y.
+        ctx.save_for_backward(x, weight, bias, x if floor == NO_FLOOR else y)
+        ctx.known = mean, inverse, eps, floor, drop
+        statistics = torch.from_numpy(mean), torch.from_numpy(var)
+        ctx.mark_non_differentiable(*statistics)
+        return y, *statistics
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, mean, inverse = ctx.saved_tensors
+        (x, weight, bias, y), (mean, inverse, eps, floor, drop) = ctx.saved_tensors, ctx.known
         if torch.is_grad_enabled():  # gradients of gradients are wanted
             inputs = [tensor for tensor in (x, weight, bias) if tensor is not None]
-            y = F.batch_norm(x, None, None, weight, bias, True, 0.0, ctx.eps)
-            found = torch.autograd.grad(y, inputs, dy, create_graph=True)
-            return (*found, *[None] * (4 - len(found)))
+            z = F.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
+            z = z.clamp(min=floor) * _mask(x, drop)
+            found = torch.autograd.grad(z, inputs, dy, create_graph=True)
+            return (*found, *[None] * (6 - len(found)))
         dx = torch.empty_like(x)
         above = dy if fits(dy) else torch.empty_like(x).copy_(dy)
-        array, (scale, shift) = rows(x), affine_of(weight, bias, x.shape[1])
+        scale, shift = affine_of(weight, bias, x.shape[1])
         d_weight, d_bias = np.empty_like(scale), np.empty_like(shift)
-        # y would be needed to see where it is above a floor; there is none.
-        arrays = rows(above), array, array, rows(dx), scale, mean.numpy(), inverse.numpy()
-        loops.backward(*arrays, NO_FLOOR, 1.0, d_weight, d_bias)
+        arrays = rows(above), rows(x), rows(y), rows(dx), scale, mean, inverse
+        loops.backward(*arrays, floor, drop[1], d_weight, d_bias)
         if weight is None:
-            return dx, None, None, None
-        return dx, torch.from_numpy(d_weight), torch.from_numpy(d_bias), None
+            return dx, *[None] * 5
+        return dx, torch.from_numpy(d_weight), torch.from_numpy(d_bias), None, None, None
+
+
+class _Rectify(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, drop: loops.Drop) -> Tensor:
+        y = torch.empty_like(x)
+        loops.rectify(_flat(x), _flat(y), drop)
+        ctx.save_for_backward(x, y)
+        ctx.drop = drop
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        x, y = ctx.saved_tensors
+        if torch.is_grad_enabled():  # gradients of gradients are wanted
+            return dy * (_mask(x, ctx.drop) * (x > 0)), None
+        dy = dy.contiguous()
+        dx = torch.empty_like(dy)
+        loops.rectify_backward(_flat(dy), _flat(y), _flat(dx), ctx.drop[1])
+        return dx, None
+
+
+def _flat(x: Tensor) -> np.ndarray:
+    array: np.ndarray = x.detach().numpy()
+    return array.reshape(-1)

@@ -1,21 +1,18 @@
-"""Loops over numpy arrays that Numba compiles: what happens between matrix products on the CPU.
+"""Loops that `compiled` makes fast: dropout's draws, and batch norm with what follows it.
 
-`cpu` gives them tensors. Each is compiled once a machine and type, at its first call, and kept
-on disk. Products and sums are never contracted, and rows are summed in a fixed order: so bits do
-not depend on where arrays lie, on threads, or on what else is computed in the same loop.
+They are all in one file because a compiled loop has in it what it calls, and is made anew when its
+own file changes. `cpu` gives them tensors.
 
 Shapes: x, y, dy, dx [N, C], rows of channels; everything else [C], or as it is said.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import TypeAlias
 
 import numpy as np
-from numba import njit
 
-F = TypeVar("F", bound=Callable[..., Any])
+from dropnorm.kernels.compiled import compiled
 
 # Dropout's threshold among int16 numbers, what it multiplies kept units by (1: there is none), and
 # its key: seed and step.
@@ -25,12 +22,7 @@ _WARM_UP = 12  # rounds after which SFC64 has mixed its state (numpy's own seedi
 _TOGETHER = 32  # rows that are summed in the type of x before they go into a sum in float64
 
 
-def _loop(function: F) -> F:
-    compiled: Any = njit(cache=True, error_model="numpy", nogil=True)(function)
-    return cast(F, compiled)
-
-
-@_loop
+@compiled
 def draw(units: int, seed: int, step: int) -> np.ndarray:
     """int16 [units], of which SFC64 started at the state (seed, step, 0) makes four a round.
 
@@ -49,16 +41,16 @@ def draw(units: int, seed: int, step: int) -> np.ndarray:
     return words.view(np.int16)[:units]
 
 
-@_loop
+@compiled
 def draw_mask(mask: np.ndarray, drop: Drop) -> None:
     """Fills mask [units] with what dropout multiplies by: `kept`, or 0 where a unit is dropped."""
     threshold, kept, seed, step = drop
-    numbers, value = draw(len(mask), seed, step), mask.dtype.type(kept)
+    numbers, least, value = draw(len(mask), seed, step), np.int16(threshold), mask.dtype.type(kept)
     for k in range(len(mask)):
-        mask[k] = value * mask.dtype.type(numbers[k] >= threshold)
+        mask[k] = value * mask.dtype.type(numbers[k] >= least)
 
 
-@_loop
+@compiled
 def statistics(x: np.ndarray, mean: np.ndarray, var: np.ndarray) -> None:
     """The mean and the biased variance of each channel, in two passes."""
     rows, channels = x.shape
@@ -86,7 +78,7 @@ def statistics(x: np.ndarray, mean: np.ndarray, var: np.ndarray) -> None:
         var[c] = total[c] / rows
 
 
-@_loop
+@compiled
 def affine(
     mean: np.ndarray, var: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -99,7 +91,7 @@ def affine(
     return scale, shift, inverse
 
 
-@_loop
+@compiled
 def scale_shift(
     x: np.ndarray, y: np.ndarray, scale: np.ndarray, shift: np.ndarray, floor: float
 ) -> None:
@@ -111,7 +103,7 @@ def scale_shift(
             out[c] = max(row[c] * scale[c] + shift[c], floor)
 
 
-@_loop
+@compiled
 def scale_shift_drop(
     x: np.ndarray,
     y: np.ndarray,
@@ -123,15 +115,15 @@ def scale_shift_drop(
     kept: float,
 ) -> None:
     """`scale_shift`, then dropout by `numbers`, int16 [N, C]."""
-    rows, channels = x.shape
+    (rows, channels), least = x.shape, np.int16(threshold)
     for i in range(rows):
         row, out, drawn = x[i], y[i], numbers[i]
         for c in range(channels):
-            mask = kept * x.dtype.type(drawn[c] >= threshold)
+            mask = kept * x.dtype.type(drawn[c] >= least)
             out[c] = max(row[c] * scale[c] + shift[c], floor) * mask
 
 
-@_loop
+@compiled
 def turn(numbers: np.ndarray, turned: np.ndarray) -> None:
     """The first rows of `turned` are the columns of `numbers`."""
     channels, pixels = numbers.shape
@@ -140,7 +132,7 @@ def turn(numbers: np.ndarray, turned: np.ndarray) -> None:
             turned[p, c] = numbers[c, p]
 
 
-@_loop
+@compiled
 def normalise(
     x: np.ndarray,
     y: np.ndarray,
@@ -183,7 +175,7 @@ def normalise(
     return mean, var, inverse
 
 
-@_loop
+@compiled
 def backward(
     dy: np.ndarray,
     x: np.ndarray,
@@ -231,53 +223,17 @@ def backward(
             back[c] = back[c] * scale[c] - row[c] * tilt[c] + shift[c]
 
 
-@_loop
-def track(
-    means: np.ndarray,
-    variances: np.ndarray,
-    momenta: np.ndarray,
-    mean: np.ndarray,
-    var: np.ndarray,
-    batches: int,
-) -> None:
-    """Moves averages [M, C] towards a batch's [C] by each momentum [M]; 0 is the cumulative one.
-
-    `batches` is how many there were, this one included. A momentum of 1 gives the batch's exactly.
-    """
-    for m in range(len(momenta)):
-        share = means.dtype.type(momenta[m])
-        if share == 0:
-            share = means.dtype.type(1) / means.dtype.type(batches)
-        move(means[m], mean, share)
-        move(variances[m], var, share)
+@compiled
+def rectify(x: np.ndarray, y: np.ndarray, drop: Drop) -> None:
+    """y [units] is x behind a ReLU and dropout."""
+    draw_mask(y, drop)
+    for k in range(len(x)):
+        y[k] *= max(x[k], x.dtype.type(0))
 
 
-@_loop
-def move(average: np.ndarray, batch: np.ndarray, share: float) -> None:
-    """average + share * (batch - average), so that a share of 1 gives the batch."""
-    rest = average.dtype.type(1) - share
-    for c in range(len(average)):
-        apart = batch[c] - average[c]
-        average[c] = average[c] + apart * share if share < 0.5 else batch[c] - apart * rest
-
-
-@_loop
-def gather(
-    images: np.ndarray,
-    labels: np.ndarray,
-    rows: np.ndarray,
-    x: np.ndarray,
-    y: np.ndarray,
-    scale: float,
-    shift: float,
-) -> None:
-    """x float32 [B, P] and y [B]: the rows [B] of uint8 images [N, P] and of labels [N].
-
-    Pixels become pixel * scale + shift.
-    """
-    factor, constant = np.float32(scale), np.float32(shift)
-    for i in range(len(rows)):
-        y[i] = labels[rows[i]]
-        pixels, out = images[rows[i]], x[i]
-        for p in range(len(out)):
-            out[p] = np.float32(pixels[p]) * factor + constant
+@compiled
+def rectify_backward(dy: np.ndarray, y: np.ndarray, dx: np.ndarray, kept: float) -> None:
+    """The way back through `rectify`, which made y [units]."""
+    share = y.dtype.type(kept)
+    for k in range(len(y)):
+        dx[k] = dy[k] * (share * y.dtype.type(y[k] > 0))

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dropnorm.kernels import loops
-from dropnorm.kernels.cpu import NO_DROP, NO_FLOOR, Rows, affine_of, check_batch, fits
+from dropnorm.kernels.averages import track
+from dropnorm.kernels.cpu import NO_DROP, NO_FLOOR, Rows, affine_of, check_batch, fits, pixels_of
 from dropnorm.pack.dropout import Dropped
 from dropnorm.pack.layer import Rectified
 from dropnorm.pack.passes import Chain, Gradients, Memory, Pass, Recorded, Saved
@@ -65,9 +66,8 @@ class Normalised:
             return y, (None, apart)
         y = self._memory.like("y", x)
         drop = self._drop.next() if self._drop else NO_DROP
-        pixels = x[0, 0].numel() if x.dim() == 4 else 1
         arrays = self._x(x), self._y(y), self._weight, self._bias
-        mean, var, inverse = loops.normalise(*arrays, self._eps, self._floor, drop, pixels)
+        mean, var, inverse = loops.normalise(*arrays, self._eps, self._floor, drop, pixels_of(x))
         self._track(mean, var)
         return y, ((x, y, mean, inverse, drop[1]), None)
 
@@ -96,8 +96,8 @@ class Normalised:
 
     def _track(self, mean: np.ndarray, var: np.ndarray) -> None:
         self._batches[0] += 1
-        for averages in self._averages:
-            loops.track(*averages, mean, var, self._batches[0])
+        for moved in self._averages:
+            track(*moved, mean, var, self._batches[0])
 
 
 def merged(passes: Sequence[Pass]) -> list[Pass]:

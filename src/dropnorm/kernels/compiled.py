@@ -1,0 +1,22 @@
+"""`compiled`: loops over numpy arrays, by Numba.
+
+They do what happens between matrix products on the CPU, where a call of torch's costs as much as
+its work. Each is compiled once a machine and type of its arguments, at its first call, and kept on
+disk. Products and sums are never contracted, and sums have a fixed order: bits do not depend on
+where arrays lie, on threads, or on what else is computed in the same loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from numba import njit
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(function: F) -> F:
+    """The function, compiled. Others run meanwhile: it gives up Python's lock."""
+    fast: Any = njit(cache=True, error_model="numpy", nogil=True)(function)
+    return cast(F, fast)
