@@ -68,8 +68,8 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         """Moves the running averages towards one batch's mean and unbiased variance, both [C]."""
         self.num_batches_tracked.add_(1)
         momentum = self.running_mean.new_zeros(()) if self.momentum is None else self.momentum
-        averages = self.running_mean.view(1, -1), self.running_var.view(1, -1)
-        track(*averages, momentum.view(1), (mean, var), self.num_batches_tracked)
+        batch = mean, var
+        track(self.running_mean, self.running_var, momentum, batch, self.num_batches_tracked)
 
     def _check_input_dim(self, x: Tensor) -> None:
         if x.dim() not in (2, 3, 4):

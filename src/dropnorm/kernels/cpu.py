@@ -108,17 +108,18 @@ def track(
 ) -> None:
     """Moves averages [M, C] towards a batch's mean and variance [C], in place, by momenta [M].
 
-    A momentum of 0 is the cumulative average over `batches`, this one included. On other devices
-    the host does not wait.
+    Of one momentum, [], they are [C]. A momentum of 0 is the cumulative average over `batches`,
+    this one included. On other devices the host does not wait.
     """
+    mean, var = (t if t.dtype == means.dtype else t.to(means) for t in batch)
     if means.device.type == "cpu" and means.dtype in _TYPES:
-        moved = means.detach().numpy(), variances.detach().numpy()
-        mean, var = (tensor.detach().to(means).numpy() for tensor in batch)
-        averages.track(*moved, momenta.numpy(), mean, var, int(batches))
+        first, second = (t.numpy().reshape(-1, len(mean)) for t in (means, variances))
+        arrays = first, second, momenta.numpy().reshape(-1), mean.numpy(), var.numpy()
+        averages.track(*arrays, int(batches))
         return
     shares = torch.where(momenta > 0, momenta, 1 / batches).to(means).unsqueeze(1)
-    for average, value in zip((means, variances), batch, strict=True):
-        average.lerp_(value.to(average), shares)
+    for average, value in ((means, mean), (variances, var)):
+        average.lerp_(value, shares if average.dim() == 2 else shares[0])
 
 
 def pixels_of(x: Tensor) -> int:
