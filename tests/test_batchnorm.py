@@ -80,6 +80,19 @@ def test_without_affine_and_with_another_eps_it_still_equals_torch() -> None:
     torch.testing.assert_close(ours.eval()(x), theirs.eval()(x), **EXACT)
 
 
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_a_layer_in_bfloat16_is_left_to_torch_and_tracks_all_the_same(
+    momentum: float | None,
+) -> None:
+    """To the 8 bits that bfloat16 has."""
+    x = random((64, 5), 1)
+    ours, exact = BatchNorm(5, momentum).bfloat16(), BatchNorm(5, momentum)
+    ours(x.bfloat16())
+    exact(x)
+    assert ours.running_mean.dtype == torch.bfloat16
+    torch.testing.assert_close(ours.running_mean.float(), exact.running_mean, rtol=0.02, atol=0.02)
+
+
 @pytest.mark.usefixtures("double")
 def test_a_changed_momentum_takes_effect_at_the_next_step() -> None:
     ours, theirs = affine(BatchNorm(5, 0.1)), affine(nn.BatchNorm1d(5, momentum=0.1))

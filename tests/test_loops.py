@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 from dropnorm.blocks import BatchNorm
 from dropnorm.kernels import loops
 from dropnorm.kernels.averages import track
+from dropnorm.kernels.compiled import compiled
 from dropnorm.kernels.cpu import NO_DROP, NO_FLOOR, fits, rows
 from dropnorm.random import dropping, keep_mask
 
@@ -136,6 +139,13 @@ def test_averages_follow_their_momenta() -> None:
     np.testing.assert_allclose(means, expected[0], rtol=1e-14)
     np.testing.assert_allclose(variances, expected[1], rtol=1e-14)
     assert np.array_equal(means[3], mean) and np.array_equal(variances[3], var)
+
+
+def test_a_loop_that_cannot_be_kept_on_disk_is_compiled_all_the_same() -> None:
+    """As one whose source is no file, or lies where nothing can be written."""
+    names: dict[str, Any] = {}
+    exec("def double(x):\n    return 2 * x", names)
+    assert compiled(names["double"])(21) == 42
 
 
 # The layer that is made of them

@@ -49,15 +49,15 @@ class Size:
     epochs: int
     train_size: int | None
     batches: float  # of the peer's epoch, as Lightning's limit_train_batches
-    profiled: slice  # of the first epoch's steps
+    profiled: slice  # of an epoch's bursts, of `AT_ONCE` steps each
     job: tuple[Any, ...]  # trials, epochs and the words of a whole study
 
 
 FULL = Size(
-    [4**n for n in range(6)], NETWORKS, 4, None, 1.0, slice(30, 50),
+    [4**n for n in range(6)], NETWORKS, 4, None, 1.0, slice(3, 5),
     (1000, 10, "+study=mnist", "model.hidden=[512]"),  # in a minute, on one H200
 )  # fmt: skip
-SMOKE = Size([1, 2], [(16,)], 3, 2 * BATCH, 2, slice(0, 2), (3, 1, "+study=synthetic"))
+SMOKE = Size([1, 2], [(16,)], 3, 2 * BATCH, 2, slice(0, 1), (3, 1, "+study=synthetic"))
 PRECISIONS = ("32-true", "bf16-mixed")
 
 
@@ -79,23 +79,26 @@ class Stamps(pl.Callback):
 
 
 class Steps(pl.Callback):
-    """Profiles some steps of an epoch."""
+    """Profiles the steps of some bursts of an epoch."""
 
-    def __init__(self, steps: slice) -> None:
-        self.steps = steps
+    def __init__(self, bursts: slice) -> None:
+        self.bursts, self.steps, self.profiled = bursts, 0, 0
         self.profile = profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA])
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if batch_idx == self.steps.start:
+        if batch_idx == self.bursts.start:
+            self.steps = 0
             self.profile.start()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, out: Any, batch: Any, idx: int
     ) -> None:
-        if idx + 1 == self.steps.stop:
+        self.steps += len(batch)
+        if idx + 1 == self.bursts.stop:
             self.profile.stop()
+            self.profiled = self.steps
 
     def summary(self) -> str:
         """Launches a step, and how much of the time the device waited for the host.
@@ -112,7 +115,7 @@ class Steps(pl.Callback):
             busy += max(0.0, end - max(start, reached))
             reached = max(reached, end)
         wall = reached - spans[0][0]
-        steps = self.steps.stop - self.steps.start
+        steps = self.profiled
         return (
             f"{len(events) / steps:7.0f} launches, {wall / steps / 1e3:8.3f} ms a step, "
             f"{100 * (1 - busy / wall):4.1f} % idle, longest gap {gap / 1e3:.3f} ms"

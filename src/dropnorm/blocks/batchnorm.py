@@ -59,7 +59,8 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             group, eps = self.process_group, self.eps
             y, mean, var = normalise_together(x, self.weight, self.bias, eps, group)
         else:
-            y, mean, var = batch_norm(x, self.weight, self.bias, self.eps)
+            kind = self.running_mean.dtype
+            y, mean, var = batch_norm(x, self.weight, self.bias, self.eps, kind)
         self._track(mean, var)
         return y
 

@@ -1,7 +1,8 @@
-"""Triton kernels for packs on CUDA; importing this package loads no Triton.
+"""Kernels of our own: loops compiled by Numba for the CPU, Triton's for packs on CUDA.
 
-Whoever has tensors on CUDA asks `usable` first, then imports `fused` (norm, activation and dropout)
-or `updates` (a step of the optimizer).
+On the CPU `cpu` gives tensors to `loops` and `averages`, and says which ones. Whoever has tensors
+on CUDA asks `usable` first, then imports `fused` (norm, activation and dropout) or `updates` (a
+step of the optimizer): importing this package loads no Triton.
 """
 
 from __future__ import annotations

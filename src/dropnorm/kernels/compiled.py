@@ -17,6 +17,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def compiled(function: F) -> F:
-    """The function, compiled. Others run meanwhile: it gives up Python's lock."""
-    fast: Any = njit(cache=True, error_model="numpy", nogil=True)(function)
+    """The function, compiled. Others run meanwhile: it gives up Python's lock.
+
+    Where neither this folder nor the user's cache can be written, every process compiles anew.
+    """
+    how: dict[str, Any] = {"error_model": "numpy", "nogil": True}
+    try:
+        fast: Any = njit(cache=True, **how)(function)
+    except RuntimeError as error:
+        if "cannot cache function" not in str(error):
+            raise
+        fast = njit(**how)(function)
     return cast(F, fast)

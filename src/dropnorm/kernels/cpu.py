@@ -70,20 +70,21 @@ def batch_norm(
     weight: Tensor | None,
     bias: Tensor | None,
     eps: float,
+    dtype: torch.dtype,
     floor: float = NO_FLOOR,
     drop: loops.Drop = NO_DROP,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x normalised by its own statistics, with those: mean and *unbiased* variance, [C] each.
 
-    What `fits` can get a floor (0 is ReLU) and dropout behind that floor in the same loop.
-    Shapes: [B, C, ...] -> the same. Errors: ValueError for a batch of one value per channel.
+    `dtype` is that of the norm's running averages. What `fits` can get a floor (0 is ReLU), and
+    dropout behind that floor, in the same loop. Shapes: [B, C, ...] -> the same. Errors: ValueError
+    for a batch of one value per channel.
     """
     check_batch(x)
     if fits(x) and not torch.compiler.is_compiling():
         y, mean, var = _BatchNorm.apply(x, weight, bias, eps, floor, drop)  # type: ignore[no-untyped-call]
         return y, mean, var
-    kind = torch.float64 if x.dtype == torch.float64 else torch.float32
-    mean, var = x.new_zeros(2, x.shape[1], dtype=kind).unbind()
+    mean, var = x.new_zeros(2, x.shape[1], dtype=dtype).unbind()
     # With momentum 1 the running averages that torch writes are this batch's own statistics.
     return F.batch_norm(x, mean, var, weight, bias, True, 1.0, eps), mean, var
 
@@ -117,9 +118,10 @@ def track(
         arrays = first, second, momenta.numpy().reshape(-1), mean.numpy(), var.numpy()
         averages.track(*arrays, int(batches))
         return
-    shares = torch.where(momenta > 0, momenta, 1 / batches).to(means).unsqueeze(1)
-    for average, value in ((means, mean), (variances, var)):
-        average.lerp_(value, shares if average.dim() == 2 else shares[0])
+    shares = torch.where(momenta > 0, momenta, 1 / batches).to(means)
+    shares = shares.unsqueeze(1) if means.dim() == 2 else shares
+    means.lerp_(mean, shares)
+    variances.lerp_(var, shares)
 
 
 def pixels_of(x: Tensor) -> int:

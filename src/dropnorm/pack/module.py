@@ -1,7 +1,7 @@
 """`Pack`: K trials of one signature as one LightningModule.
 
 pack = Pack([{"hidden": [512], "dropout": rate} for rate in (0.0, 0.2, 0.5)])
-batches = LaneBatches(data.part("train"), data.train_rows(), 128, pack.ages)
+batches = LaneBatches(data.part("train"), data.train_rows(), 128, pack.ages, at_once=16)
 Trainer(max_epochs=5).fit(pack, batches, data.val_dataloader())
 pack.metrics(0)
 """
