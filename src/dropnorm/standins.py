@@ -22,7 +22,7 @@ class StandInNorm(BatchNorm):
 
     The very tensors are shared, so an optimizer made before goes on working. In place of a
     `SyncBatchNorm` it is synchronised: on CPUs too, where torch's refuses, but without torch's
-    fused CUDA kernels.
+    fused CUDA kernels. It normalises with the kernels of what it stands in for, to the same bits.
     """
 
     def __init__(self, old: TorchNorm) -> None:
@@ -43,6 +43,9 @@ class StandInNorm(BatchNorm):
         new = self.origin(self.num_features, **options)
         _share(self, new)
         return new
+
+    def _normalise(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self._by_torch(x)
 
     def _check_input_dim(self, x: Tensor) -> None:
         self.origin._check_input_dim(self, x)  # type: ignore[arg-type]

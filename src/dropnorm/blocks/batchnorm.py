@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dropnorm.blocks.together import are_several, normalise_together
-from dropnorm.kernels.cpu import batch_norm, track
+from dropnorm.kernels.cpu import batch_norm, fits, track
 
 
 class BatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -59,10 +59,22 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             group, eps = self.process_group, self.eps
             y, mean, var = normalise_together(x, self.weight, self.bias, eps, group)
         else:
-            kind = self.running_mean.dtype
-            y, mean, var = batch_norm(x, self.weight, self.bias, self.eps, kind)
+            y, mean, var = self._normalise(x)
         self._track(mean, var)
         return y
+
+    def _normalise(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A training batch, normalised by its mean and unbiased variance; and these, [C] each."""
+        if fits(x) and not torch.compiler.is_compiling():
+            return batch_norm(x, self.weight, self.bias, self.eps)
+        return self._by_torch(x)
+
+    def _by_torch(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`_normalise` with torch's kernels."""
+        mean, var = x.new_zeros(2, self.num_features, dtype=self.running_mean.dtype).unbind()
+        # With momentum 1 the running averages that torch writes are this batch's own statistics.
+        y = F.batch_norm(x, mean, var, self.weight, self.bias, True, 1.0, self.eps)
+        return y, mean, var
 
     @torch.no_grad()
     def _track(self, mean: Tensor, var: Tensor) -> None:

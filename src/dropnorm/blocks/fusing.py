@@ -31,8 +31,7 @@ def in_one_loop(stages: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, int]:
         if not fits(x) or (norm.synchronised and are_several(norm.process_group)):
             return x, 0
         draws = drop.draws() if isinstance(drop, Dropout) else NO_DROP
-        affine = norm.weight, norm.bias, norm.eps, norm.running_mean.dtype
-        y, mean, var = batch_norm(x, *affine, 0.0, draws)
+        y, mean, var = batch_norm(x, norm.weight, norm.bias, norm.eps, 0.0, draws)
         norm._track(mean, var)
         return y, taken
     if isinstance(drop, Dropout) and can_rectify(x):

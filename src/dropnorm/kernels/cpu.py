@@ -70,23 +70,17 @@ def batch_norm(
     weight: Tensor | None,
     bias: Tensor | None,
     eps: float,
-    dtype: torch.dtype,
     floor: float = NO_FLOOR,
     drop: loops.Drop = NO_DROP,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x normalised by its own statistics, with those: mean and *unbiased* variance, [C] each.
 
-    `dtype` is that of the norm's running averages. What `fits` can get a floor (0 is ReLU), and
-    dropout behind that floor, in the same loop. Shapes: [B, C, ...] -> the same. Errors: ValueError
-    for a batch of one value per channel.
+    In the same loop it gets a floor (0 is ReLU), and dropout behind that floor. x must be one that
+    `fits`. Errors: ValueError for a batch of one value per channel.
     """
     check_batch(x)
-    if fits(x) and not torch.compiler.is_compiling():
-        y, mean, var = _BatchNorm.apply(x, weight, bias, eps, floor, drop)  # type: ignore[no-untyped-call]
-        return y, mean, var
-    mean, var = x.new_zeros(2, x.shape[1], dtype=dtype).unbind()
-    # With momentum 1 the running averages that torch writes are this batch's own statistics.
-    return F.batch_norm(x, mean, var, weight, bias, True, 1.0, eps), mean, var
+    y, mean, var = _BatchNorm.apply(x, weight, bias, eps, floor, drop)  # type: ignore[no-untyped-call]
+    return y, mean, var
 
 
 def can_rectify(x: Tensor) -> bool:
@@ -113,7 +107,7 @@ def track(
     this one included. On other devices the host does not wait.
     """
     mean, var = (t if t.dtype == means.dtype else t.to(means) for t in batch)
-    if means.device.type == "cpu" and means.dtype in _TYPES:
+    if means.device.type == "cpu" and means.dtype in _TYPES and not torch.compiler.is_compiling():
         first, second = (t.numpy().reshape(-1, len(mean)) for t in (means, variances))
         arrays = first, second, momenta.numpy().reshape(-1), mean.numpy(), var.numpy()
         averages.track(*arrays, int(batches))
