@@ -10,7 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dropnorm.blocks import BatchNorm, Block, Dropout, GhostBatchNorm, MaxNormConv2d, MaxNormLinear
+from dropnorm.blocks import (
+    BatchNorm,
+    Block,
+    Dropout,
+    GhostBatchNorm,
+    MaxNormConv2d,
+    MaxNormLinear,
+    seed_dropout,
+)
 from dropnorm.blocks.block import ACTIVATIONS, NORMS, ORDER
 from dropnorm.blocks.variants import NOISES
 from dropnorm.random import keep_mask
@@ -194,3 +202,30 @@ def test_unknown_names_and_values_out_of_range_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         Block(6, 4, **setting)
+
+
+@pytest.mark.parametrize(
+    ("norm", "listened"),
+    [("batch", "norm"), ("batch", "act"), ("batch", "drop"), ("none", "act"), ("none", "drop")],
+)
+@pytest.mark.parametrize("kernel", [None, 3])
+def test_whoever_listens_to_a_stage_hears_it_and_changes_nothing(
+    norm: str, listened: str, kernel: int | None
+) -> None:
+    """One loop for all stages, or one stage after the other: the same bits, there and back."""
+    heard: list[nn.Module] = []
+    x, results = torch.randn(6, 5, *[] if kernel is None else [9, 7]), []
+    for hooked in (False, True):
+        torch.manual_seed(0)  # for equal weights
+        block = Block(5, 7, norm=norm, dropout=0.3, kernel=kernel)
+        seed_dropout(block, 3)
+        if hooked:
+            block.get_submodule(listened).register_forward_hook(lambda m, *_: heard.append(m))
+        inputs = x.clone().requires_grad_()
+        y = block(inputs)
+        y.square().sum().backward()
+        gradients = [parameter.grad for parameter in block.parameters()]
+        results.append([y, inputs.grad, *gradients, *block.state_dict().values()])
+        assert len(heard) == hooked
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)

@@ -15,7 +15,18 @@ from dropnorm.data import epoch_order
 from dropnorm.pack import LaneBatches, Pack, batches, signature
 from dropnorm.pack.batches import orders_on_device
 from dropnorm.pack.losses import lane_loss, losses_together
-from tests.packs import CNN, MLP, AfterEpoch, data, fit_pack, quiet_trainer, same, state, trials
+from tests.packs import (
+    BATCH,
+    CNN,
+    MLP,
+    AfterEpoch,
+    data,
+    fit_pack,
+    quiet_trainer,
+    same,
+    state,
+    trials,
+)
 
 # Metrics
 
@@ -226,6 +237,25 @@ def test_orders_made_on_a_device_have_nothing_in_common() -> None:
     assert along.abs().max() < 5 / size**0.5
     first = orders[:, :1000].mean(1) / size  # every part of an epoch is drawn from everywhere
     assert (first - 0.5).abs().max() < 5 * (0.75 / 12 / 1000) ** 0.5
+
+
+def test_bursts_have_all_batches_once_and_in_order() -> None:
+    source = data()
+    source.setup("fit")
+    given = source.part("train"), source.train_rows(), BATCH, lambda: [(1, 0), (2, 5)]
+    single, bursts = LaneBatches(*given), LaneBatches(*given, at_once=3)
+    assert (len(single), len(bursts)) == (4, 2)
+    assert [bursts.batches_in(count) for count in (0, 1, 2, 3)] == [0, 3, 4, 4]
+    assert [len(burst) for burst in bursts] == [3, 1]
+    together = [batch for burst in bursts for batch in burst]
+    for (x, y), (a, b) in zip(single, together, strict=True):
+        assert torch.equal(x, a) and torch.equal(y, b)
+    for lane in range(2):
+        apart = [batch for burst in bursts for batch in burst.of(lane)]
+        for (x, y), (a, b) in zip(together, apart, strict=True):
+            assert torch.equal(x[lane], a) and torch.equal(y[lane], b)
+    with pytest.raises(ValueError, match="at_once: expected 1 or more batches, got 0"):
+        LaneBatches(*given, at_once=0)
 
 
 def test_lanes_of_different_ages_share_an_epoch(tmp_path: Path) -> None:

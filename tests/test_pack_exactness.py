@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from dropnorm.pack import Pack
+from dropnorm.pack.batches import Burst
+from dropnorm.pack.bursts import Steps
 from tests.packs import CNN, MLP, AfterEpoch, fit_alone, fit_pack, same, state, trials
 
 NETWORKS = {"mlp": MLP, "cnn": CNN, "no norm": {**MLP, "norm": "none"},
@@ -94,6 +97,23 @@ def test_gradients_are_accumulated_as_if_alone(tmp_path: Path) -> None:
 def test_gradients_of_several_batches_at_once_cannot_be_accumulated(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"got 2; type LaneBatches\(\.\.\., at_once=1\)"):
         fit_pack(tmp_path, Pack(trials(MLP, [1])), accumulate_grad_batches=2)
+
+
+class AllAtOnce(Pack):
+    """Trains bursts as on other devices than the CPU."""
+
+    def _train(self, burst: Burst) -> Tensor:
+        assert self._optimizer is not None
+        how = Steps.of(self.trainer, self._optimizer)
+        return how.together(burst, self._losses, self._count).sum()
+
+
+def test_bursts_step_by_step_are_those_lane_by_lane(tmp_path: Path) -> None:
+    some = trials(MLP, [0, 1, 6])
+    one, other = (
+        fit_pack(tmp_path, kind(some), gradient_clip_val=0.1) for kind in (Pack, AllAtOnce)
+    )
+    assert all(same_trial(one, lane, other, lane) for lane in range(3))
 
 
 @pytest.mark.parametrize("network", ["mlp", "cnn"])
