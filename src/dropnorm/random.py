@@ -2,7 +2,7 @@
 
 There is no stream to fast-forward: a trial trained alone, beside others, or after a crash asks for
 the same keys and sees the same draws. Seeds for one-off purposes (initial weights, data order) come
-from `seeds.derive`; dropout asks `keep_mask` for a fresh mask at every step.
+from `seeds.derive`; dropout drops afresh at every step what `dropping` says.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dropnorm.kernels import loops
+from dropnorm.kernels.cpu import mask_of
 from dropnorm.seeds import derive
 
 LEVELS = 1 << 16  # a unit is kept or dropped by one 16-bit number, so rates have steps of 1.5e-5
@@ -38,13 +39,6 @@ def keep_mask(
     Bernoulli draws. Every bit of a word is random, the sign bits of all four numbers included.
     """
     return mask_of(shape, (threshold(rate) - LEVELS // 2, float(kept), seed, step), double)
-
-
-def mask_of(shape: Sequence[int], drop: loops.Drop, double: bool = False) -> Tensor:
-    """`keep_mask` of what `dropping` gives."""
-    mask = np.empty(math.prod(shape), np.float64 if double else np.float32)
-    loops.draw_mask(mask, drop)
-    return torch.from_numpy(mask.reshape(shape))
 
 
 def dropping(rate: float, seed: int, step: int) -> loops.Drop:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dropnorm.blocks.together import are_several, normalise_together
-from dropnorm.kernels.cpu import batch_norm, fits, track
+from dropnorm.kernels.cpu import batch_norm, batch_norm_by_torch, fits, track
 
 
 class BatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -71,10 +71,8 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def _by_torch(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`_normalise` with torch's kernels."""
-        mean, var = x.new_zeros(2, self.num_features, dtype=self.running_mean.dtype).unbind()
-        # With momentum 1 the running averages that torch writes are this batch's own statistics.
-        y = F.batch_norm(x, mean, var, self.weight, self.bias, True, 1.0, self.eps)
-        return y, mean, var
+        kind = self.running_mean.dtype
+        return batch_norm_by_torch(x, self.weight, self.bias, self.eps, kind)
 
     @torch.no_grad()
     def _track(self, mean: Tensor, var: Tensor) -> None:

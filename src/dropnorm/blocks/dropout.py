@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dropnorm.kernels.cpu import NO_DROP
+from dropnorm.kernels.cpu import NO_DROP, mask_of
 from dropnorm.kernels.loops import Drop
-from dropnorm.random import dropping, keep_mask_on_device, mask_of
+from dropnorm.random import dropping, keep_mask_on_device
 from dropnorm.seeds import derive
 
 

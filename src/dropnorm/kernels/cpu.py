@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,22 @@ def batch_norm(
     return y, mean, var
 
 
+def batch_norm_by_torch(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`batch_norm` of any x, with torch's kernels; statistics have the `dtype` of the norm's."""
+    mean, var = x.new_zeros(2, x.shape[1], dtype=dtype).unbind()
+    # With momentum 1 the running averages that torch writes are this batch's own statistics.
+    return F.batch_norm(x, mean, var, weight, bias, True, 1.0, eps), mean, var
+
+
+def mask_of(shape: Sequence[int], drop: loops.Drop, double: bool = False) -> Tensor:
+    """What `drop` multiplies units by, as a tensor: `kept`, or 0 where a unit is dropped."""
+    mask = np.empty(math.prod(shape), np.float64 if double else np.float32)
+    loops.draw_mask(mask, drop)
+    return torch.from_numpy(mask.reshape(shape))
+
+
 def can_rectify(x: Tensor) -> bool:
     """Whether `rectify` takes it: its masks are drawn in the order of contiguous units."""
     return x.device.type == "cpu" and x.dtype in _TYPES and x.is_contiguous()
@@ -123,14 +140,6 @@ def pixels_of(x: Tensor) -> int:
     return x.shape[2] * x.shape[3] if x.dim() == 4 else 1
 
 
-def _mask(x: Tensor, drop: loops.Drop) -> Tensor | float:
-    if drop[1] == 1:
-        return 1.0
-    mask = np.empty(x.numel(), x.detach().numpy().dtype)
-    loops.draw_mask(mask, drop)
-    return torch.from_numpy(mask).view(x.shape)
-
-
 class _BatchNorm(torch.autograd.Function):
     """(x, weight, bias, eps, floor, drop) -> y, mean, unbiased variance."""
 
@@ -160,7 +169,7 @@ class _BatchNorm(torch.autograd.Function):
         if torch.is_grad_enabled():  # gradients of gradients are wanted
             inputs = [tensor for tensor in (x, weight, bias) if tensor is not None]
             z = F.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
-            z = z.clamp(min=floor) * _mask(x, drop)
+            z = z.clamp(min=floor) * mask_of(x.shape, drop, x.dtype == torch.float64)
             found = torch.autograd.grad(z, inputs, dy, create_graph=True)
             return (*found, *[None] * (6 - len(found)))
         dx = torch.empty_like(x)
@@ -187,7 +196,8 @@ class _Rectify(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
         x, y = ctx.saved_tensors
         if torch.is_grad_enabled():  # gradients of gradients are wanted
-            return dy * (_mask(x, ctx.drop) * (x > 0)), None
+            mask = mask_of(x.shape, ctx.drop, x.dtype == torch.float64)
+            return dy * (mask * (x > 0)), None
         dy = dy.contiguous()
         dx = torch.empty_like(dy)
         loops.rectify_backward(_flat(dy), _flat(y), _flat(dx), ctx.drop[1])

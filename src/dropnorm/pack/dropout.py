@@ -8,11 +8,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from dropnorm.kernels.cpu import NO_DROP
+from dropnorm.kernels.cpu import NO_DROP, mask_of
 from dropnorm.kernels.loops import Drop
 from dropnorm.pack.layer import LaneLayer, Run
 from dropnorm.pack.passes import Gradients, Pass, Recorded, Saved
-from dropnorm.random import dropping, keep_mask_on_device, mask_of
+from dropnorm.random import dropping, keep_mask_on_device
 
 
 class LaneDropout(LaneLayer):

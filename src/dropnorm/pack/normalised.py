@@ -6,12 +6,20 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dropnorm.kernels import loops
 from dropnorm.kernels.averages import track
-from dropnorm.kernels.cpu import NO_DROP, NO_FLOOR, Rows, affine_of, check_batch, fits, pixels_of
+from dropnorm.kernels.cpu import (
+    NO_DROP,
+    NO_FLOOR,
+    Rows,
+    affine_of,
+    batch_norm_by_torch,
+    check_batch,
+    fits,
+    pixels_of,
+)
 from dropnorm.pack.dropout import Dropped
 from dropnorm.pack.layer import Rectified
 from dropnorm.pack.passes import Chain, Gradients, Memory, Pass, Recorded, Saved
@@ -43,7 +51,8 @@ class Normalised:
         self._weight, self._bias = affine_of(weight, bias, averages[0][0].shape[1])
         self._floor = NO_FLOOR
         self._drop: Dropped | None = None
-        self._apart: list[Pass] = [Recorded(self._by_torch, affine, lane)]
+        self._stages: list[Pass] = [Recorded(self._by_torch, affine, lane)]
+        self._apart = Chain(self._stages)
 
     def take(self, following: Pass) -> bool:
         """Takes over the pass that follows, if the loop can: whether it has.
@@ -56,13 +65,14 @@ class Normalised:
             self._drop = following
         else:
             return False
-        self._apart.append(following)
+        self._stages.append(following)
+        self._apart = Chain(self._stages)
         return True
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
         check_batch(x)
         if not fits(x):
-            y, apart = Chain(self._apart).forward(x)
+            y, apart = self._apart.forward(x)
             return y, (None, apart)
         y = self._memory.like("y", x)
         drop = self._drop.next() if self._drop else NO_DROP
@@ -74,7 +84,7 @@ class Normalised:
     def backward(self, dy: Tensor, saved: Saved, into: Gradients, wanted: bool) -> Tensor | None:
         mine, apart = saved
         if mine is None:
-            return Chain(self._apart).backward(dy, apart, into, wanted)
+            return self._apart.backward(dy, apart, into, wanted)
         x, y, mean, inverse, kept = mine
         dx = self._memory.like("dx", x)
         if not fits(dy):
@@ -88,10 +98,9 @@ class Normalised:
     def _by_torch(
         self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
     ) -> Tensor:
-        batch = torch.zeros(2, x.shape[1])
-        # With momentum 1 torch writes this batch's own statistics into the running averages.
-        y = F.batch_norm(x, batch[0], batch[1], weight, bias, True, 1.0, self._eps)
-        self._track(*batch.numpy())
+        kind = torch.float64 if self._averages[0][0].dtype == np.float64 else torch.float32
+        y, mean, var = batch_norm_by_torch(x, weight, bias, self._eps, kind)
+        self._track(mean.numpy(), var.numpy())
         return y
 
     def _track(self, mean: np.ndarray, var: np.ndarray) -> None:

@@ -89,15 +89,18 @@ class LaneOptimizer(torch.optim.Optimizer):
         return [partial(self._update, lane, total, view) for lane, view in views]
 
     def _update(self, lane: int, total: float, view: View, gradients: list[Tensor]) -> None:
-        settings, rate = self.lanes[lane], self.lanes[lane].rate(self.steps[lane].item(), total)
+        settings, rate = self.lanes[lane], self._rate(lane, total)
         self.steps[lane] += 1
         self._count.fill_(self.steps[lane])
         update_lane(settings, rate, self._count, *view, gradients)
 
     def rates(self) -> list[float]:
         """The learning rate that each lane's next step has."""
-        total, steps = self.total_steps(), self.steps.tolist()
-        return [s.rate(step, total) for s, step in zip(self.lanes, steps, strict=True)]
+        total = self.total_steps()
+        return [self._rate(lane, total) for lane in range(len(self.lanes))]
+
+    def _rate(self, lane: int, total: float) -> float:
+        return self.lanes[lane].rate(self.steps[lane].item(), total)
 
     @torch.no_grad()
     def restart(

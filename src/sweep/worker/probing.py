@@ -186,17 +186,16 @@ def _measure(desk: Desk, key: Key, lanes: int) -> Measured:
     start, on_gpu = time.monotonic(), torch.cuda.is_available()
     packing = _packing(desk, key)
     packing.pack.shrink([0] * lanes)  # copies of a lane are made faster than trials
-    settings = desk.waiting[0].config["trainer"]
-    device = make_trainer(settings, []).strategy.root_device
-    train, val = packing.batches(device)
-    at_once = _at_once(train)
+    at_once = _at_once(packing.batches(torch.device("cpu"))[0])
     steps, warm_up = (_STEPS, _WARM_UP) if at_once == 1 else (_BURSTS, _WARM_UP_BURSTS)
     few = {"max_epochs": -1, "max_steps": steps, "limit_train_batches": steps}
     clock = _Clock(steps, warm_up)
-    trainer = make_trainer({**settings, **few, "limit_val_batches": int(on_gpu)}, [clock])
+    settings = {**desk.waiting[0].config["trainer"], **few, "limit_val_batches": int(on_gpu)}
+    trainer = make_trainer(settings, [clock])
+    device = trainer.strategy.root_device
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
-    trainer.fit(packing.pack, train, val)
+    trainer.fit(packing.pack, *packing.batches(device))
     peak = torch.cuda.max_memory_allocated(device) if on_gpu else 0
     return Measured(lanes, clock.step_s() / at_once, peak, time.monotonic() - start)
 
