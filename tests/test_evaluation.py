@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from dropnorm import BatchNorm, Block, Dropout, cnn, mlp
-from dropnorm.evaluation import evaluating, norms_of, split
+from dropnorm.evaluation import evaluating, norms_of, split, steps
 
 SHAPE = (1, 8, 8)
 
@@ -76,6 +77,48 @@ def test_all_that_is_known_to_run_before_the_first_norm_is_apart(name: str) -> N
     names = list(network.state_dict())
     assert kinds(split(network)[0]) == BEFORE[name]
     assert list(network.state_dict()) == names
+
+
+def moved(norm: nn.Module) -> nn.Module:
+    """With averages, weights and biases that show if they are mixed up."""
+    for tensor in norm.state_dict().values():
+        if tensor.dim():
+            tensor.copy_(torch.rand_like(tensor) + 0.2)
+    return norm
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("channels", [1, 37, 512])
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        (BatchNorm, ()),
+        (nn.BatchNorm1d, ()),
+        (partial(BatchNorm, affine=False), ()),
+        (BatchNorm, (3, 5)),
+        (nn.BatchNorm2d, (3, 5)),
+    ],
+)
+def test_norm_and_relu_in_one_loop_have_the_bits_of_both(
+    kind: Callable[[int], nn.Module], shape: tuple[int, ...], channels: int, dtype: torch.dtype
+) -> None:
+    """In one loop or, of bfloat16 and of other orders in memory, one after the other."""
+    layers = nn.Sequential(moved(kind(channels)), nn.ReLU()).to(dtype).eval()
+    (both,) = steps(layers)
+    x = torch.randn(130, channels, *shape, dtype=dtype) * 2
+    with torch.inference_mode():
+        for some in (x, x.to(memory_format=torch.channels_last)) if shape else (x, x[::2]):
+            assert torch.equal(both(some), layers(some))
+
+
+def test_what_cannot_be_one_loop_stays_apart() -> None:
+    heard = nn.BatchNorm1d(3).eval()
+    heard.register_forward_hook(lambda *_: None)
+    forgetful = nn.BatchNorm1d(3, track_running_stats=False).eval()
+    for norm in (heard, forgetful, nn.BatchNorm3d(3).eval(), nn.BatchNorm1d(3), nn.Identity()):
+        layers = [norm, nn.ReLU()]
+        assert steps(layers) == layers
+    assert len(steps([nn.BatchNorm1d(3).eval(), nn.GELU(), nn.BatchNorm1d(3).eval()])) == 3
 
 
 def test_norms_without_running_averages_are_not_looked_at() -> None:

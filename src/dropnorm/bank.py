@@ -8,21 +8,21 @@ network.load_state_dict(bank.column(curve.index(max(curve))), strict=False)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from dropnorm.evaluation import Norm, averages_of, evaluating, norms_of, split
+from dropnorm.evaluation import Norm, averages_of, evaluating, norms_of, split, steps
 from dropnorm.kernels.cpu import track
 from dropnorm.scores import Scores
 
 # 13 values log-spaced from 0.001 to 1, short enough to be typed, and the cumulative average.
 MOMENTA: tuple[float | None, ...] = (*(float(f"{10 ** (k / 4 - 3):.3g}") for k in range(13)), None)
 
-_VALUES = 1 << 22  # that go through a network at a time
+_VALUES = 1 << 20  # that go through a network at a time
 
 
 @dataclass(eq=False)
@@ -126,7 +126,8 @@ def score(
     scores: Scores | None = None
     with evaluating(network) as norms:
         columns = _columns(bank, norms)
-        first, rest = split(network)
+        first, layers = split(network)
+        rest = steps(layers)
         for x, y in batches:
             for shared, labels in _cut(first(x), y):
                 logits = torch.stack([_logits(rest, shared, column) for column in columns])
@@ -162,7 +163,7 @@ def _cut(x: Tensor, y: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
     return zip(torch.split(x, rows), torch.split(y, rows), strict=True)
 
 
-def _logits(layers: Sequence[nn.Module], x: Tensor, column: Column) -> Tensor:
+def _logits(layers: Sequence[Callable[[Tensor], Tensor]], x: Tensor, column: Column) -> Tensor:
     for norm, mean, var in column:
         norm.running_mean, norm.running_var = mean, var
     for layer in layers:

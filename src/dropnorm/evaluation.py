@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeAlias
 
 from torch import Tensor, nn
 
-from dropnorm.blocks import Block, Dropout
+from dropnorm.blocks import BatchNorm, Block, Dropout
+from dropnorm.blocks.fusing import is_heard
+from dropnorm.kernels.cpu import evaluate, fits
 
 Norm: TypeAlias = nn.modules.batchnorm._BatchNorm
 
@@ -74,3 +77,34 @@ def split(network: nn.Module) -> tuple[nn.Module, list[nn.Module]]:
 
 
 _IN_ORDER = (nn.Sequential.forward, Block.forward)
+
+
+def steps(layers: Sequence[nn.Module]) -> list[Callable[[Tensor], Tensor]]:
+    """What runs these layers of a network that is `evaluating`, in order and without gradients.
+
+    On the CPU a batch norm and the ReLU behind it are one loop, to the same bits, unless a hook
+    would miss that they run.
+    """
+    found, waiting = list[Callable[[Tensor], Tensor]](), list(layers)
+    while waiting:
+        match waiting:
+            case [Norm() as norm, nn.ReLU() as relu, *rest] if _can_be_one(norm, relu):
+                found.append(partial(_norm_and_relu, norm, relu))
+                waiting = rest
+            case [layer, *rest]:
+                found.append(layer)
+                waiting = rest
+    return found
+
+
+def _can_be_one(norm: Norm, relu: nn.ReLU) -> bool:
+    known = type(norm) in (BatchNorm, nn.BatchNorm1d, nn.BatchNorm2d) and type(relu) is nn.ReLU
+    heard = is_heard(norm) or is_heard(relu)
+    return known and not heard and not norm.training and norm.running_mean is not None
+
+
+def _norm_and_relu(norm: Norm, relu: nn.ReLU, x: Tensor) -> Tensor:
+    if fits(x):
+        return evaluate(x, averages_of(norm), norm.weight, norm.bias, norm.eps)
+    y: Tensor = relu(norm(x))
+    return y

@@ -1,4 +1,4 @@
-"""What follows a weight layer in a block, in one loop on the CPU while it trains."""
+"""What follows a weight layer in a block, in one loop on the CPU."""
 
 from __future__ import annotations
 
@@ -42,15 +42,16 @@ def in_one_loop(stages: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, int]:
 
 def _is(stage: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether it is just this layer, in training, and no hook would miss that it runs."""
-    return (
-        type(stage) is kind
-        and stage.training
-        and not (
-            stage._forward_hooks
-            or stage._forward_pre_hooks
-            or stage._backward_hooks
-            or stage._backward_pre_hooks
-            or torch_module._global_forward_hooks
-            or torch_module._global_forward_pre_hooks
-        )
+    return type(stage) is kind and stage.training and not is_heard(stage)
+
+
+def is_heard(stage: nn.Module) -> bool:
+    """Whether a hook tells somebody that it runs."""
+    return bool(
+        stage._forward_hooks
+        or stage._forward_pre_hooks
+        or stage._backward_hooks
+        or stage._backward_pre_hooks
+        or torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
     )

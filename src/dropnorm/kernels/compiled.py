@@ -3,7 +3,8 @@
 They do what happens between matrix products on the CPU, where a call of torch's costs as much as
 its work. Each is compiled once a machine and type of its arguments, at its first call, and kept on
 disk. Products and sums are never contracted, and sums have a fixed order: bits do not depend on
-where arrays lie, on threads, or on what else is computed in the same loop.
+where arrays lie, on threads, or on what else is computed in the same loop. (`contracted` is for the
+bits of a kernel of torch's that is.)
 """
 
 from __future__ import annotations
@@ -21,7 +22,16 @@ def compiled(function: F) -> F:
 
     Where neither this folder nor the user's cache can be written, every process compiles anew.
     """
-    how: dict[str, Any] = {"error_model": "numpy", "nogil": True}
+    return _compiled(function, fastmath=False)
+
+
+def contracted(function: F) -> F:
+    """`compiled`, but a product and the sum it goes into are rounded once, where the CPU can."""
+    return _compiled(function, fastmath={"contract"})
+
+
+def _compiled(function: F, **how: Any) -> F:
+    how |= {"error_model": "numpy", "nogil": True}
     try:
         fast: Any = njit(cache=True, **how)(function)
     except RuntimeError as error:

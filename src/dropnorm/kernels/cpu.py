@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dropnorm.kernels import averages, loops
+from dropnorm.kernels.evaluated import normalise_and_rectify
 
 NO_DROP: loops.Drop = (-(1 << 15), 1.0, 0, 0)
 NO_FLOOR = -math.inf
@@ -91,6 +92,22 @@ def batch_norm_by_torch(
     mean, var = x.new_zeros(2, x.shape[1], dtype=dtype).unbind()
     # With momentum 1 the running averages that torch writes are this batch's own statistics.
     return F.batch_norm(x, mean, var, weight, bias, True, 1.0, eps), mean, var
+
+
+def evaluate(
+    x: Tensor,
+    statistics: tuple[Tensor, Tensor],
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> Tensor:
+    """Batch norm by running mean and variance [C] and ReLU, without gradients; x `fits`.
+
+    The bits are those of torch's kernels where the CPU multiplies and adds in one.
+    """
+    y, (mean, var) = torch.empty_like(x), (t.numpy() for t in statistics)
+    normalise_and_rectify(rows(x), rows(y), mean, var, *affine_of(weight, bias, len(mean)), eps)
+    return y
 
 
 def mask_of(shape: Sequence[int], drop: loops.Drop, double: bool = False) -> Tensor:
