@@ -30,6 +30,14 @@ LANES, EPOCHS, ROUNDS = (1, 4), 3, 3
 NETWORKS = ([512], [512, 512], [256, 256])
 
 
+class LooksAsWorkersDo(pl.Callback):
+    """After the last epoch the bank tells all that a validation would."""
+
+    def on_validation_start(self, trainer: pl.Trainer, pack: pl.LightningModule) -> None:
+        if trainer.current_epoch == EPOCHS - 1:
+            pack.watch([])
+
+
 def train(hidden: list[int], lanes: int) -> float:
     """Trains a pack and scores its banks; the share of the time that scoring took."""
     data = MNIST()
@@ -40,6 +48,7 @@ def train(hidden: list[int], lanes: int) -> float:
     trainer = pl.Trainer(
         max_epochs=EPOCHS, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        callbacks=[LooksAsWorkersDo()],
     )  # fmt: skip
     start = time.perf_counter()
     trainer.fit(pack, batches, data.val_dataloader())
