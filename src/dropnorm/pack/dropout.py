@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dropnorm.kernels.cpu import NO_DROP, mask_of
 from dropnorm.kernels.loops import Drop
-from dropnorm.pack.layer import LaneLayer, Run
+from dropnorm.pack.layer import LaneLayer
 from dropnorm.pack.passes import Gradients, Pass, Recorded, Saved
 from dropnorm.random import dropping, keep_mask_on_device
 
@@ -30,9 +30,6 @@ class LaneDropout(LaneLayer):
             raise ValueError("pack: expected seeded dropout, got seed None; call seed_dropout")
         rate = torch.as_tensor(layer.rate)
         return {"rate": rate, "seed": torch.tensor(layer.seed), "step": torch.tensor(layer.step)}
-
-    def lanes(self) -> Iterable[Run]:
-        return itertools.repeat(_same)
 
     def passes(self, kept: bool) -> Iterable[Pass]:
         if not self.training:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dropnorm.pack.layer import LaneLayer, Run, Stateless, merged, parted
+from dropnorm.pack.layer import LaneLayer, Stateless, merged, parted
 from dropnorm.pack.passes import Pass, Recorded
 
 
@@ -37,11 +37,6 @@ class LaneConv2d(LaneLayer):
         self._convolve = partial(
             F.conv2d, stride=plain.stride, padding=plain.padding, dilation=plain.dilation
         )
-
-    def lanes(self) -> Iterable[Run]:
-        biases = [None] * len(self.weight) if self.bias is None else self.bias.unbind()
-        pairs = zip(self.weight.unbind(), biases, strict=True)
-        return [partial(self._one, weight=w, bias=b) for w, b in pairs]
 
     def passes(self, kept: bool) -> Iterable[Pass]:
         own = list(self.parameters())

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeAlias
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from dropnorm.pack.passes import Gradients, Pass, Plan, Recorded, Saved, train_lanes
-
-Run: TypeAlias = Callable[[Tensor], Tensor]  # one lane's part of an evaluation, [B, ...] -> same
+from dropnorm.pack.passes import Gradients, Pass, Plan, Recorded, Saved, through_lanes
 
 
 class LaneLayer(nn.Module):
@@ -43,15 +40,8 @@ class LaneLayer(nn.Module):
         """What a lane keeps of its plain layer besides the state: 0-d tensors, packed into [K]."""
         return {}
 
-    def lanes(self) -> Iterable[Run]:
-        """A function for each lane, in order, that evaluates it on the CPU.
-
-        A layer without state gives an endless iterator.
-        """
-        raise NotImplementedError
-
     def passes(self, kept: bool) -> Iterable[Pass]:
-        """How each lane, in order, trains on the CPU: for all steps until lanes are dropped.
+        """How each lane, in order, goes there and back on the CPU, until lanes are dropped.
 
         `kept` is for their `Memory`. A layer without state gives an endless iterator.
         """
@@ -64,13 +54,20 @@ class LaneLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu":
             return self.together(x)
-        if any(layer.training for layer in self._all_layers()):
-            return train_lanes(x, self.plan(len(x)))
-        # Inputs first: an endless iterator of lanes must not be asked for one more.
-        return torch.stack([run(one) for one, run in zip(x.unbind(), self.lanes(), strict=False)])
+        return through_lanes(x, self.plan(len(x)))
+
+    def some(self, x: Tensor, lanes: Sequence[int], count: int) -> Tensor:
+        """What these of all `count` lanes make of the same x, without gradients.
+
+        Shapes: x [B, ...] -> [len(lanes), B, ...].
+        """
+        if x.device.type != "cpu":
+            return self.together(x.expand(count, *x.shape))[lanes]
+        passes = self.plan(count).lanes
+        return torch.stack([passes[lane].forward(x)[0] for lane in lanes])
 
     def plan(self, lanes: int, kept: bool = False) -> Plan:
-        """How so many lanes train on the CPU; made anew when tensors have moved in memory.
+        """How the lanes go on the CPU, all of them; made anew when tensors have moved in memory.
 
         With `kept` memory each lane has to go back before the next one sets out.
         """
@@ -83,14 +80,6 @@ class LaneLayer(nn.Module):
     def _all_layers(self) -> Sequence[LaneLayer]:
         """The layers in it that compute, in order."""
         return (self,)
-
-    def some(self, x: Tensor, lanes: Sequence[int]) -> Tensor:
-        """The forward pass of these lanes alone, in rising order, on the CPU and in eval mode.
-
-        Shapes: x [B, ...], shared -> [len(lanes), B, ...].
-        """
-        runs = zip(range(max(lanes) + 1), self.lanes(), strict=False)
-        return torch.stack([run(x) for lane, run in runs if lane in lanes])
 
     @torch.no_grad()
     def put(self, lane: int, layer: nn.Module) -> None:
@@ -113,9 +102,6 @@ class Stateless(LaneLayer):
     @property
     def plain(self) -> nn.Module:
         return self._plain[0]
-
-    def lanes(self) -> Iterator[Run]:
-        return itertools.repeat(self.plain)
 
     def passes(self, kept: bool) -> Iterator[Pass]:
         kinds: dict[type[nn.Module], Pass] = {nn.ReLU: Rectified(), nn.Flatten: Flattened()}

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dropnorm.pack.layer import LaneLayer, Run
+from dropnorm.pack.layer import LaneLayer
 from dropnorm.pack.passes import Gradients, Memory, Pass, Saved
 
 # Products with few outputs round differently (seen with MKL) when an operand or the result begins
@@ -24,25 +22,14 @@ class LaneLinear(LaneLayer):
     weight: nn.Parameter
     bias: nn.Parameter | None
 
-    def lanes(self) -> Iterable[Run]:
-        weight, bias = self._operands()
-        biases = [None] * len(weight) if bias is None else bias.unbind()
-        pairs = zip(weight.unbind(), biases, strict=True)
-        return [partial(_evaluate, weight=w, bias=b) for w, b in pairs]
-
     def passes(self, kept: bool) -> Iterable[Pass]:
         memory, lanes = Memory(kept), range(len(self.weight))
         return [Product(self.weight, self.bias, lane, memory) for lane in lanes]
 
     def together(self, x: Tensor) -> Tensor:
-        weight, bias = self._operands()
-        y: Tensor = _products(x.to(weight.dtype), weight)
-        return y if bias is None else y + bias.unsqueeze(1)
-
-    def _operands(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias in the type of autocast."""
-        dtype = _autocast_type(self.weight) or self.weight.dtype
-        return self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype)
+        dtype = _autocast_type(x) or self.weight.dtype
+        y: Tensor = _products(x.to(dtype), self.weight.to(dtype))
+        return y if self.bias is None else y + self.bias.to(dtype).unsqueeze(1)
 
 
 class Product:
@@ -98,10 +85,6 @@ def _is_aligned(t: Tensor) -> bool:
 
 def _aligned(t: Tensor) -> Tensor:
     return t if _is_aligned(t) else t.clone()
-
-
-def _evaluate(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return F.linear(_aligned(x), _aligned(weight), bias)
 
 
 class _Products(torch.autograd.Function):

@@ -230,9 +230,7 @@ class Pack(Together[Lane]):
             return
         if self._scores is None:
             self._scores = Scores(len(self._looked_at), x.device)
-        on_cpu = x.device.type == "cpu"
-        logits = self.network.some(x, self._looked_at) if on_cpu else self(x)[self._looked_at]
-        self._scores.update(logits, y)
+        self._scores.update(self.network.some(x, self._looked_at, len(self._lanes)), y)
 
     test_step = validation_step
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dropnorm.bank import begun, weights
 from dropnorm.blocks import BatchNorm
-from dropnorm.pack.layer import LaneLayer, Run, merged, parted
+from dropnorm.pack.layer import LaneLayer, merged, parted
 from dropnorm.pack.normalised import Averages, Normalised
 from dropnorm.pack.passes import Memory, Pass, Recorded
 
@@ -59,16 +59,12 @@ class LaneBatchNorm(LaneLayer):
         bank = begun(*averages, len(self.momenta))
         return {**own, "bank": bank, "bank_momentum": weights(self.momenta)}
 
-    def lanes(self) -> Iterable[Run]:
-        none = [None] * len(self.running_mean)
-        weight, bias = (none if t is None else t.unbind() for t in (self.weight, self.bias))
-        affine = zip(self._evaluations(), weight, bias, strict=True)
-        return [partial(run, weight=w, bias=b) for run, w, b in affine]
-
     def passes(self, kept: bool) -> Iterable[Pass]:
         affine, memory = list(self.parameters()), Memory(kept)
         if not self.training:
-            return [Recorded(run, affine, k) for k, run in enumerate(self._evaluations())]
+            averages = zip(self.running_mean, self.running_var, strict=True)
+            runs = [partial(_evaluate, averages=pair, eps=self.eps) for pair in averages]
+            return [Recorded(run, affine, k) for k, run in enumerate(runs)]
         counts = self.num_batches_tracked.numpy()
         return [
             Normalised(affine, k, self.eps, counts[k : k + 1], self._averages(k), memory)
@@ -85,11 +81,6 @@ class LaneBatchNorm(LaneLayer):
             return [(mean, var, momentum)]
         bank, momenta = self.bank.numpy()[lane], self.bank_momentum.numpy()[lane]
         return [(mean, var, momentum), (bank[0], bank[1], momenta)]
-
-    def _evaluations(self) -> list[Callable[..., Tensor]]:
-        """For each lane a function of x, and of weight and bias if it has them."""
-        averages = zip(self.running_mean, self.running_var, strict=True)
-        return [partial(_evaluate, averages=pair, eps=self.eps) for pair in averages]
 
     def together(self, x: Tensor) -> Tensor:
         lanes = len(x)

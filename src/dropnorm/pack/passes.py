@@ -1,8 +1,8 @@
-"""A training step of K lanes on the CPU, lane by lane, with gradients that are written out.
+"""The way of K lanes through a network on the CPU, lane by lane, with gradients written out.
 
 Autograd would record and walk some twenty nodes a lane. Here a lane goes forward and back by its
 `Pass`, and where a graph is wanted after all, autograd sees one node for the whole network
-(`train_lanes`). What is computed is what autograd would compute, with the kernels of the plain
+(`through_lanes`). What is computed is what autograd would compute, with the kernels of the plain
 layers and in their order: a lane's bits are those of the plain network.
 """
 
@@ -172,7 +172,7 @@ def places(tensors: Iterable[Tensor]) -> list[int]:
     return [tensor.data_ptr() for tensor in tensors]
 
 
-class _Training(torch.autograd.Function):
+class _Lanes(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, plan: Plan, *parameters: Tensor) -> Tensor:
         ctx.plan = plan
@@ -190,7 +190,7 @@ class _Training(torch.autograd.Function):
         return torch.stack(dx) if wanted else None, None, *taken
 
 
-def train_lanes(x: Tensor, plan: Plan) -> Tensor:
-    """The training pass [K, B, ...] -> [K, B, ...] of the plan's lanes."""
-    y: Tensor = _Training.apply(x, plan, *plan.parameters)  # type: ignore[no-untyped-call]
+def through_lanes(x: Tensor, plan: Plan) -> Tensor:
+    """The pass [K, B, ...] -> [K, B, ...] of the plan's lanes."""
+    y: Tensor = _Lanes.apply(x, plan, *plan.parameters)  # type: ignore[no-untyped-call]
     return y

@@ -13,7 +13,7 @@ from dropnorm.blocks.block import ACTIVATIONS
 from dropnorm.pack.dropout import LaneDropout
 from dropnorm.pack.fusing import fused
 from dropnorm.pack.images import LaneConv2d, LanePool
-from dropnorm.pack.layer import LaneLayer, Run, Stateless
+from dropnorm.pack.layer import LaneLayer, Stateless
 from dropnorm.pack.linear import LaneLinear
 from dropnorm.pack.norm import LaneBatchNorm
 from dropnorm.pack.normalised import merged
@@ -28,10 +28,6 @@ class LaneSequential(LaneLayer):
         self._computing: tuple[LaneLayer, ...] | None = None
         for name, _ in layers[0].named_children():
             self.add_module(name, stack([layer.get_submodule(name) for layer in layers]))
-
-    def lanes(self) -> Iterator[Run]:
-        runs = [child.lanes() for child in self.lane_layers()]
-        return map(_chain, zip(*runs, strict=False))
 
     def passes(self, kept: bool) -> Iterator[Pass]:
         layers = [child.passes(kept) for child in self.lane_layers()]
@@ -54,15 +50,6 @@ class LaneSequential(LaneLayer):
     def lane_layers(self) -> list[LaneLayer]:
         """The layers in it, in order."""
         return [child for child in self.children() if isinstance(child, LaneLayer)]
-
-
-def _chain(runs: Sequence[Run]) -> Run:
-    def run(x: Tensor) -> Tensor:
-        for layer in runs:
-            x = layer(x)
-        return x
-
-    return run
 
 
 _KINDS: dict[type[nn.Module], Callable[[Any], LaneLayer]] = {
