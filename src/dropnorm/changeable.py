@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
 from dropnorm.blocks import BatchNorm, Dropout
+from dropnorm.blocks.fusing import is_heard
 from dropnorm.pack.layer import LaneLayer
 from dropnorm.pack.vmap_layers import LaneNoise, VmapBatchNorm
 from dropnorm.patterns import Layers, kind, listed
@@ -66,10 +68,15 @@ def reason_to_leave(name: str, layer: nn.Module) -> str | None:
         return f"{kind(layer).__name__} is parametrized, and ours would not be"
     if type(layer) not in _KNOWN:
         return f"{type(layer).__name__} is a class of its own, not torch's"
-    if layer._forward_hooks or layer._forward_pre_hooks:
+    if is_heard(layer):
         return f"{type(layer).__name__} has hooks of its own"
     if isinstance(layer, TorchDropout):
         return "Dropout with p=1, which drops everything" if layer.p == 1 else None
     if layer.running_mean is None:
         return f"{type(layer).__name__} has no running statistics"
-    return f"{type(layer).__name__} has momentum 0: frozen" if layer.momentum == 0 else None
+    momentum: Any = layer.momentum
+    if momentum == 0:
+        return f"{type(layer).__name__} has momentum 0: frozen"
+    if momentum is not None and not 0 < momentum <= 1:
+        return f"{type(layer).__name__} has momentum {momentum:g}, outside 0 to 1"
+    return None

@@ -15,6 +15,7 @@ from dropnorm.blocks.fusing import is_heard
 from dropnorm.kernels.cpu import evaluate, fits
 
 Norm: TypeAlias = nn.modules.batchnorm._BatchNorm
+AnyDropout: TypeAlias = Dropout | nn.modules.dropout._DropoutNd
 
 
 def norms_of(network: nn.Module) -> dict[str, Norm]:
@@ -65,15 +66,16 @@ def split(network: nn.Module) -> tuple[nn.Module, list[nn.Module]]:
     if not isinstance(network, nn.Sequential) or type(network).forward not in _IN_ORDER:
         return nn.Identity(), [network]
     before: dict[str, nn.Module] = {}
-    children, rest = iter(network.named_children()), list[nn.Module]()
+    children, rest = iter(network._modules.items()), list[nn.Module]()
     while not rest:
         name, child = next(children)
+        assert child is not None
         before[name], rest = split(child)
     if isinstance(network, Block) and "weight" not in before:
         return nn.Identity(), [network]  # its forward looks at its weight layer first
     first = copy.copy(network)
     first._modules = {**before}
-    return first, [*rest, *(child for _, child in children)]
+    return first, [*rest, *(child for _, child in children if child is not None)]
 
 
 _IN_ORDER = (nn.Sequential.forward, Block.forward)
@@ -104,7 +106,7 @@ def _can_be_one(norm: Norm, relu: nn.ReLU) -> bool:
 
 
 def _norm_and_relu(norm: Norm, relu: nn.ReLU, x: Tensor) -> Tensor:
-    if fits(x):
+    if fits(x) and x.shape[1] == norm.num_features:
         return evaluate(x, averages_of(norm), norm.weight, norm.bias, norm.eps)
     y: Tensor = relu(norm(x))
     return y

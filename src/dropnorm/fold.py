@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ def fold(network: nn.Module) -> nn.Sequential:
     activation and a linear layer goes into the next one. A norm that feeds a convolution stays: the
     zeros padded around an image would need its shift too, and so do norms that look at the input in
     eval as well: layer, group, RMS. Residual branches fold each by itself. The original is left as
-    it was.
+    it was. Linear layers are taken to work on [B, C]: on [B, C, L] they and a norm mean other axes.
 
     Errors: TypeError unless the network is made of nested `nn.Sequential`s and `Residual`s.
     """
@@ -31,11 +31,16 @@ def fold(network: nn.Module) -> nn.Sequential:
     for layer, following in zip(layers, [*layers[1:], None], strict=True):
         if isinstance(layer, BatchNorm) and kept and isinstance(kept[-1], Weighted):
             _scale_outputs(kept[-1], *_affine(layer))
-        elif isinstance(layer, BatchNorm) and isinstance(following, nn.Linear):
+        elif isinstance(layer, BatchNorm) and isinstance(following, nn.Linear) and _is_flat(kept):
             _scale_inputs(following, *_affine(layer))
         else:
             kept.append(layer)
     return nn.Sequential(*kept).eval()
+
+
+def _is_flat(before: Sequence[nn.Module]) -> bool:
+    """Whether [B, C] comes out of these layers, as far as one can see."""
+    return not before or any(isinstance(layer, nn.Linear | nn.Flatten) for layer in before)
 
 
 def _flat(module: nn.Module) -> Iterator[nn.Module]:
@@ -67,10 +72,9 @@ def _plain(layer: nn.Module) -> nn.Module:
 def _affine(norm: BatchNorm) -> tuple[Tensor, Tensor]:
     """The (scale [C], shift [C]) that a norm applies in eval mode."""
     scale = torch.rsqrt(norm.running_var + norm.eps)
-    if norm.affine:
-        scale = scale * norm.weight
+    scale = scale if norm.weight is None else scale * norm.weight
     shift = -norm.running_mean * scale
-    return scale, shift + norm.bias if norm.affine else shift
+    return scale, shift if norm.bias is None else shift + norm.bias
 
 
 def _scale_outputs(layer: Weighted, scale: Tensor, shift: Tensor) -> None:

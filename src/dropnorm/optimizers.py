@@ -43,8 +43,17 @@ class Optimizer:
             raise ValueError(
                 f"optimizer.schedule: expected {', '.join(SCHEDULES)}, got {self.schedule!r}"
             )
-        if self.lr <= 0:
+        if not 0 < self.lr < math.inf:
             raise ValueError(f"optimizer.lr: expected a positive number, got {self.lr!r}")
+        if not 0 <= self.weight_decay < math.inf:
+            got = repr(self.weight_decay)
+            raise ValueError(f"optimizer.weight_decay: expected 0 or a positive number, got {got}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optimizer.betas: expected 0 <= beta < 1, got {self.betas!r}")
+        if not 0 <= self.momentum < math.inf:
+            raise ValueError(f"optimizer.momentum: expected 0 or more, got {self.momentum!r}")
+        if self.name == "sgd" and self.nesterov and not self.momentum:
+            raise ValueError("optimizer.nesterov: expected a momentum above 0, got 0")
 
     @classmethod
     def of(cls, settings: dict[str, Any]) -> Optimizer:
@@ -54,13 +63,16 @@ class Optimizer:
 
     def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """The fused `torch.optim` optimizer: one kernel for all parameters, on CPU and CUDA."""
-        shared: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay, "fused": True}
-        if self.name == "sgd":
-            momentum, nesterov = self.momentum, self.nesterov
-            return torch.optim.SGD(parameters, momentum=momentum, nesterov=nesterov, **shared)
-        kind = torch.optim.Adam if self.name == "adam" else torch.optim.AdamW
-        first, second = self.betas
-        return kind(parameters, betas=(first, second), **shared)
+        options: dict[str, Any] = {"momentum": self.momentum, "nesterov": self.nesterov}
+        if self.name != "sgd":
+            options = {"betas": tuple(self.betas)}
+        kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+        shared = {"lr": self.lr, "weight_decay": self.weight_decay, "fused": True}
+        optimizer: torch.optim.Optimizer = kinds[self.name](parameters, **shared, **options)
+        # Else Lightning would not clip gradients in mixed precision: fused ones could scale by
+        # themselves. Let it scale before it clips.
+        vars(optimizer)["_step_supports_amp_scaling"] = False
+        return optimizer
 
     def schedule_of(
         self, optimizer: torch.optim.Optimizer, steps: Callable[[], float]

@@ -13,6 +13,8 @@ from typing import TypeAlias, TypeVar
 from torch import nn
 from torch.nn.utils import parametrize
 
+from dropnorm.standins import StandInDropout, StandInNorm
+
 Pattern: TypeAlias = str | type[nn.Module]
 Patterns: TypeAlias = Pattern | Sequence[Pattern]
 Layers: TypeAlias = Sequence[tuple[str, nn.Module]]
@@ -71,7 +73,8 @@ def listed(layers: Layers) -> str:
 
 def kind(layer: nn.Module) -> type[nn.Module]:
     """The class that a layer goes by: what it stands in for, or was before parametrizations."""
-    return getattr(layer, "origin", None) or parametrize.type_before_parametrizations(layer)
+    stood_in_for = layer.origin if isinstance(layer, StandInNorm | StandInDropout) else None
+    return stood_in_for or parametrize.type_before_parametrizations(layer)
 
 
 def _is_match(pattern: Pattern, name: str, layer: nn.Module) -> bool:

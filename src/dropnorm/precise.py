@@ -10,10 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dropnorm.blocks import Dropout
-from dropnorm.evaluation import Norm, averages_of, evaluating
-
-_ANY_DROPOUT = Dropout | nn.modules.dropout._DropoutNd
+from dropnorm.evaluation import AnyDropout, Norm, averages_of, evaluating
 
 
 @torch.no_grad()
@@ -40,7 +37,7 @@ def recalibrate(
         for name, pool in pools.items():
             hooks.enter_context(norms[name].register_forward_pre_hook(pool.add))
         for layer in network.modules():
-            layer.training = dropout and isinstance(layer, _ANY_DROPOUT)
+            layer.training = dropout and isinstance(layer, AnyDropout)
         for batch in batches:
             network(batch if isinstance(batch, Tensor) else batch[0])
             batches_seen += 1

@@ -196,7 +196,8 @@ def _drop_output(layer: nn.Module, _: Any, output: Any) -> Any:
 
 
 def _take_out(layer: nn.Module) -> None:
-    delattr(layer, INSERTED)
+    if hasattr(layer, INSERTED):  # a shared layer has it under each of its names
+        delattr(layer, INSERTED)
     for key, hook in list(layer._forward_hooks.items()):
         if hook is _drop_output:
             del layer._forward_hooks[key]

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from dropnorm.blocks import BatchNorm, Dropout
@@ -52,11 +51,7 @@ class StandInNorm(BatchNorm):
 
 
 class StandInDropout(Dropout):
-    """A `Dropout` for one of torch's (`origin`), or one that `retrofit` inserted (None).
-
-    `torch.compile` breaks its graph here in training: the masks come from numpy, and the step that
-    keys them would otherwise be compiled in as a constant, again and again.
-    """
+    """A `Dropout` for one of torch's (`origin`), or one that `retrofit` inserted (None)."""
 
     def __init__(self, rate: float, origin: type[TorchDropout] | None, inplace: bool) -> None:
         super().__init__(rate)
@@ -67,13 +62,6 @@ class StandInDropout(Dropout):
         """A layer of torch's with the rate as it is now."""
         new = (self.origin or nn.Dropout)(short(self.rate), self.inplace)
         return new.train(self.training)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._dropped(x) if self.training else x
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _dropped(self, x: Tensor) -> Tensor:
-        return super().forward(x)
 
     def _units(self, x: Tensor) -> Sequence[int]:
         """All of x, but whole channels for torch's numbered kinds, batched or as each allows."""

@@ -19,15 +19,15 @@ def synchronise(module: nn.Module, on_gpu: bool) -> int:
     stay each process's own, since small batches are what they are for. Names and values of the
     `state_dict` stay. To be called before the module is wrapped or an optimizer made.
     """
-    found = 0
-    for name, layer in list(module.named_modules()):
+    found: dict[int, nn.Module] = {}
+    for name, layer in list(module.named_modules(remove_duplicate=False)):
         if isinstance(layer, BatchNorm) and not isinstance(layer, GhostBatchNorm):
             layer.synchronised = True
+            found[id(layer)] = layer
         elif type(layer) in _TORCHS and layer.running_mean is not None:
-            new = nn.SyncBatchNorm.convert_sync_batchnorm(layer)  # type: ignore[no-untyped-call]
+            if id(layer) not in found:
+                new = nn.SyncBatchNorm.convert_sync_batchnorm(layer)  # type: ignore[no-untyped-call]
+                found[id(layer)] = new if on_gpu else StandInNorm(new)
             parent, _, child = name.rpartition(".")
-            setattr(module.get_submodule(parent), child, new if on_gpu else StandInNorm(new))
-        else:
-            continue
-        found += 1
-    return found
+            setattr(module.get_submodule(parent), child, found[id(layer)])
+    return len(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,8 +29,8 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
     own layer here, for which momentum is no buffer.
 
     Shapes: [B, C], [B, C, L] or [B, C, H, W] -> the same. Errors: ValueError unless
-    0 < momentum <= 1 or None, for another number of dimensions, and (from torch) for a training
-    batch of one value per channel.
+    0 < momentum <= 1 or None, for another number of dimensions or channels, and (from torch) for a
+    training batch of one value per channel.
     """
 
     synchronised: bool = False
@@ -42,14 +43,15 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
     def __init__(
         self, channels: int, momentum: float | None = 0.1, *, eps: float = 1e-5, affine: bool = True
     ) -> None:
-        if momentum is not None and not 0 < momentum <= 1:
+        if momentum is not None and not 0 < np.float32(momentum) <= 1:
             raise ValueError(f"bn_momentum: expected 0 < momentum <= 1 or None, got {momentum!r}")
         super().__init__(channels, eps=eps, affine=affine)
         del self.momentum
         buffer = None if momentum is None else torch.tensor(float(momentum))
         self.register_buffer("momentum", buffer, persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        x = input
         self._check_input_dim(x)
         if not self.training:
             return F.batch_norm(
@@ -85,6 +87,9 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
     def _check_input_dim(self, x: Tensor) -> None:
         if x.dim() not in (2, 3, 4):
             raise ValueError(f"expected an input of 2 to 4 dimensions, got shape {tuple(x.shape)}")
+        if x.shape[1] != self.num_features:
+            got = f"{x.shape[1]} in {tuple(x.shape)}"
+            raise ValueError(f"expected an input of {self.num_features} channels, got {got}")
 
     def extra_repr(self) -> str:
         momentum = "None" if self.momentum is None else f"{self.momentum.item():g}"

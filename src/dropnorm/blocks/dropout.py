@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +22,10 @@ class Dropout(nn.Module):
 
     The mask of a training step is a pure function of (`seed`, `step`); `step` counts the training
     forwards. Left at None, the seed is drawn from torch's generator at the first training forward,
-    so `torch.manual_seed` governs it as it does `torch.nn.Dropout`.
+    so `torch.manual_seed` governs it as it does `torch.nn.Dropout`. A forward that activation
+    checkpointing makes once more, in backward, is not another step (a layer may be called only once
+    in what is checkpointed). `torch.compile` breaks its graph here: masks come from other
+    compiled loops, and a step would be compiled in as a constant, again and again.
 
     Other noise is a subclass: it shares rate, seed and step, so whoever seeds, saves or removes
     dropout does so with all of them.
@@ -33,7 +37,7 @@ class Dropout(nn.Module):
 
     def __init__(self, rate: float = 0.5, *, seed: int | None = None) -> None:
         super().__init__()
-        if not 0 <= rate < 1:
+        if not 0 <= np.float32(rate) < 1:
             raise ValueError(f"dropout: expected 0 <= rate < 1, got {rate!r}")
         if seed is not None and seed < 0:
             raise ValueError(f"seed: expected None or a number from 0, got {seed!r}")
@@ -41,9 +45,12 @@ class Dropout(nn.Module):
         self.seed = seed
         self.step = 0
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return x
+    def forward(self, input: Tensor) -> Tensor:
+        return self._dropped(input) if self.training else input
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _dropped(self, x: Tensor) -> Tensor:
+        """A training pass."""
         seed = self._begin()
         if x.device.type != "cpu":
             return self._noisy_on_device(x, *self._key_on_device(x, seed))
@@ -57,7 +64,8 @@ class Dropout(nn.Module):
 
     def _begin(self) -> int:
         """A training pass begins; its seed."""
-        self.step += 1
+        if torch._C._current_graph_task_id() == -1:  # not in backward
+            self.step += 1
         if self.seed is None:
             self.seed = int(torch.randint(2**63 - 1, ()))
         return self.seed

@@ -28,6 +28,7 @@ def in_one_loop(stages: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, int]:
     drop = rest[1] if len(rest) > 1 and _is(rest[1], Dropout) else None
     taken = sum(stage is not None for stage in (norm, rest[0], drop))
     if isinstance(norm, BatchNorm):
+        norm._check_input_dim(x)
         if not fits(x) or (norm.synchronised and are_several(norm.process_group)):
             return x, 0
         draws = drop.draws() if isinstance(drop, Dropout) else NO_DROP
@@ -46,7 +47,7 @@ def _is(stage: nn.Module, kind: type[nn.Module]) -> bool:
 
 
 def is_heard(stage: nn.Module) -> bool:
-    """Whether a hook tells somebody that it runs."""
+    """Whether somebody wants to know when it runs, by a hook or a `forward` in place of its own."""
     return bool(
         stage._forward_hooks
         or stage._forward_pre_hooks
@@ -54,4 +55,7 @@ def is_heard(stage: nn.Module) -> bool:
         or stage._backward_pre_hooks
         or torch_module._global_forward_hooks
         or torch_module._global_forward_pre_hooks
+        or torch_module._global_backward_hooks
+        or torch_module._global_backward_pre_hooks
+        or "forward" in vars(stage)
     )

@@ -7,6 +7,7 @@ numbers, data order and the loaders' workers are as if it had not happened.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
@@ -15,8 +16,11 @@ import torch
 from pytorch_lightning.loggers.logger import DummyLogger
 from pytorch_lightning.utilities import CombinedLoader
 from torch import Tensor
+from torch.utils._pytree import tree_map
+from torch.utils.data import DataLoader
 
 from dropnorm.callbacks.recorder import Recorder
+from dropnorm.draws import Draws, seed_draws
 
 Data: TypeAlias = tuple[Any, Any]  # one or more loaders, and how many batches of each
 
@@ -56,13 +60,19 @@ def _batches(
     trainer: pl.Trainer, module: pl.LightningModule, loaders: Any, limits: Any
 ) -> Iterator[tuple[Any, int, int]]:
     """(batch on the device, its index, its loader's index), with the module's transfer hooks."""
-    combined = CombinedLoader(loaders, "sequential")
+    combined = CombinedLoader(tree_map(_another, loaders), "sequential")
     combined.limits = limits
     with _untouched(module, combined.flattened):
         for batch, index, loader in iter(combined):
             batch = trainer.precision_plugin.convert_input(batch)
             batch = module._on_before_batch_transfer(batch, loader)
             yield trainer.strategy.batch_to_device(batch, dataloader_idx=loader), index, loader
+
+
+def _another(loader: Any) -> Any:
+    """One that may be iterated beside the loader: those that know where they are do so apart."""
+    is_stateful = hasattr(loader, "load_state_dict") and not isinstance(loader, DataLoader)
+    return copy.copy(loader) if is_stateful else loader
 
 
 @contextlib.contextmanager
@@ -82,10 +92,8 @@ def _recorded(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[Recor
 
 @contextlib.contextmanager
 def _untouched(module: pl.LightningModule, loaders: list[Any]) -> Iterator[None]:
-    """Random numbers and the loaders' own state are afterwards as before."""
-    holders = [h for dl in loaders for h in (dl, getattr(dl, "sampler", None))]
-    generators = {g for h in holders if (g := getattr(h, "generator", None)) is not None}
-    states = [(g, g.get_state()) for g in generators]
+    """Random numbers and the loaders' own state are afterwards as before; inside, keyed."""
+    draws = [Draws(loader) for loader in (None, *loaders)]
     # A loader with persistent workers has one iterator, which is in the middle of an epoch.
     running = [(dl, dl._iterator) for dl in loaders if getattr(dl, "persistent_workers", False)]
     for loader, _ in running:
@@ -93,10 +101,11 @@ def _untouched(module: pl.LightningModule, loaders: list[Any]) -> Iterator[None]
     devices = [module.device] if module.device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(0)
+            for loader in (None, *loaders):
+                seed_draws(0, "aside", loader=loader)
             yield
     finally:
-        for generator, state in states:
-            generator.set_state(state)
+        for stand in draws:
+            stand.go_on()
         for loader, iterator in running:
             loader._iterator = iterator

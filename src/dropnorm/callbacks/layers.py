@@ -5,9 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from dropnorm.blocks import Dropout
-from dropnorm.evaluation import Norm, norms_of
-
-AnyDropout = Dropout | nn.modules.dropout._DropoutNd
+from dropnorm.evaluation import AnyDropout, Norm, norms_of
 
 
 def norms_in(module: nn.Module, who: str) -> dict[str, Norm]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from dropnorm.callbacks.callback import Callback
 from dropnorm.callbacks.layers import dropouts_of
 from dropnorm.evaluation import evaluating
+from dropnorm.uncertainty import uncertainty
 
 KINDS = ("logits", "probabilities", "values")
 
@@ -84,8 +85,4 @@ class MCDropout(Callback):
         """What [samples, B, ...] says."""
         if self.kind == "values":
             return {"mean": passes.mean(0), "std": passes.std(0)}
-        each = passes.softmax(-1) if self.kind == "logits" else passes
-        mean = each.mean(0)
-        entropy = torch.special.entr(mean).sum(-1)
-        disagreement = entropy - torch.special.entr(each).sum(-1).mean(0)
-        return {"probabilities": mean, "entropy": entropy, "mutual_information": disagreement}
+        return uncertainty(passes.softmax(-1) if self.kind == "logits" else passes)

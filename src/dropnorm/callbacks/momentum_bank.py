@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,12 +56,14 @@ class MomentumBank(Callback):
     def best(self, metric: str, mode: str = "max") -> float | None:
         """The momentum whose `metric` is highest, or lowest with mode "min"; ties go to the first.
 
-        Errors: ValueError for a metric that has no curve.
+        Errors: ValueError for a metric that has no curve, or one of nothing but NaN.
         """
         if metric not in self.curve:
             known = ", ".join(self.curve) or "none before a validation"
             raise ValueError(f"metric: expected one of {known}, got {metric!r}")
-        curve = self.curve[metric]
+        curve = {m: value for m, value in self.curve[metric].items() if not math.isnan(value)}
+        if not curve:
+            raise ValueError(f"metric: expected a number for some momentum, got NaN for {metric}")
         return (max if mode == "max" else min)(curve, key=lambda momentum: curve[momentum])
 
     def use(self, module: nn.Module, momentum: float | None) -> None:
@@ -127,4 +130,9 @@ class MomentumBank(Callback):
         return {} if self._bank is None else self._bank.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict and tuple(state_dict["momenta"]) != self.momenta:
+            raise ValueError(
+                f"momenta: expected the checkpoint's {tuple(state_dict['momenta'])}, got "
+                f"{self.momenta}; go on with MomentumBank({list(state_dict['momenta'])})"
+            )
         self._resumed = state_dict or None

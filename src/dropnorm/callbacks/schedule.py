@@ -8,7 +8,8 @@ from typing import Any
 import pytorch_lightning as pl
 
 from dropnorm.callbacks.callback import Callback
-from dropnorm.callbacks.layers import AnyDropout, dropouts_of, rate_of, set_rate
+from dropnorm.callbacks.layers import dropouts_of, rate_of, set_rate
+from dropnorm.evaluation import AnyDropout
 
 # The share of the full rate, from the share of training done over the share where the mode turns.
 MODES: dict[str, Callable[[float], float]] = {

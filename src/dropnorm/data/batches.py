@@ -56,6 +56,7 @@ class TrainBatches:
         epoch: Callable[[], int],
         share: Share = ALONE,
     ) -> None:
+        part.check(rows)
         self.part = part
         self.rows = rows
         self.batch_size = batch_size

@@ -39,6 +39,12 @@ class Part:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def check(self, rows: Tensor) -> None:
+        """Raises IndexError for rows that are not here; `gather` does not look."""
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self):
+            got = f"{int(rows.min())} to {int(rows.max())}"
+            raise IndexError(f"rows: expected 0 to {len(self) - 1}, got {got}")
+
     def gather(self, rows: Tensor) -> Batch:
         """The batch of these rows, int64 [B]: x float32 [B, C, H, W] and y int64 [B]."""
         if self.images.device.type != "cpu":

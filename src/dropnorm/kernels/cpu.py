@@ -22,11 +22,20 @@ _TYPES = (torch.float32, torch.float64)
 
 def fits(x: Tensor) -> bool:
     """Whether `rows` can be had: not of another type, device or order; that is left to torch."""
-    if x.device.type != "cpu" or x.dtype not in _TYPES:
+    if not _is_ours(x) or not x.numel():
         return False
     if x.dim() == 4:
         return x.is_contiguous(memory_format=torch.channels_last)
     return x.dim() == 2 and x.is_contiguous()
+
+
+def _is_ours(x: Tensor) -> bool:
+    """Whether loops may look at its numbers: not under torch.func's transforms, nor if it is fake.
+
+    (A `Parameter` has a type of its own, and is left to torch too.)
+    """
+    ours = type(x) is Tensor and x.device.type == "cpu" and x.dtype in _TYPES
+    return ours and not torch._C._are_functorch_transforms_active()
 
 
 def rows(x: Tensor) -> np.ndarray:
@@ -54,10 +63,9 @@ class Rows:
 def affine_of(
     weight: Tensor | None, bias: Tensor | None, channels: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weight and bias as arrays; of a norm without them those that change nothing."""
-    if weight is None or bias is None:
-        return np.ones(channels, np.float32), np.zeros(channels, np.float32)
-    return weight.detach().numpy(), bias.detach().numpy()
+    """Weight and bias as arrays; where a norm has none, one that changes nothing."""
+    scale = np.ones(channels, np.float32) if weight is None else weight.detach().numpy()
+    return scale, np.zeros_like(scale) if bias is None else bias.detach().numpy()
 
 
 def check_batch(x: Tensor) -> None:
@@ -119,7 +127,7 @@ def mask_of(shape: Sequence[int], drop: loops.Drop, double: bool = False) -> Ten
 
 def can_rectify(x: Tensor) -> bool:
     """Whether `rectify` takes it: its masks are drawn in the order of contiguous units."""
-    return x.device.type == "cpu" and x.dtype in _TYPES and x.is_contiguous()
+    return _is_ours(x) and x.is_contiguous()
 
 
 def rectify(x: Tensor, drop: loops.Drop) -> Tensor:
@@ -183,21 +191,23 @@ class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         (x, weight, bias, y), (mean, inverse, eps, floor, drop) = ctx.saved_tensors, ctx.known
+        nones = None, None, None
         if torch.is_grad_enabled():  # gradients of gradients are wanted
-            inputs = [tensor for tensor in (x, weight, bias) if tensor is not None]
+            wanted = ctx.needs_input_grad[:3]
+            inputs = [t for t, needs in zip((x, weight, bias), wanted, strict=True) if needs]
             z = F.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
-            z = z.clamp(min=floor) * mask_of(x.shape, drop, x.dtype == torch.float64)
-            found = torch.autograd.grad(z, inputs, dy, create_graph=True)
-            return (*found, *[None] * (6 - len(found)))
+            above = dy if floor == NO_FLOOR else dy * (drop[1] * (y > floor))
+            found = iter(torch.autograd.grad(z, inputs, above, create_graph=True))
+            return (*(next(found) if needs else None for needs in wanted), *nones)
         dx = torch.empty_like(x)
         above = dy if fits(dy) else torch.empty_like(x).copy_(dy)
         scale, shift = affine_of(weight, bias, x.shape[1])
         d_weight, d_bias = np.empty_like(scale), np.empty_like(shift)
         arrays = rows(above), rows(x), rows(y), rows(dx), scale, mean, inverse
         loops.backward(*arrays, floor, drop[1], d_weight, d_bias)
-        if weight is None:
-            return dx, *[None] * 5
-        return dx, torch.from_numpy(d_weight), torch.from_numpy(d_bias), None, None, None
+        dw = None if weight is None else torch.from_numpy(d_weight)
+        db = None if bias is None else torch.from_numpy(d_bias)
+        return dx, dw, db, *nones
 
 
 class _Rectify(torch.autograd.Function):
@@ -205,19 +215,18 @@ class _Rectify(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, drop: loops.Drop) -> Tensor:
         y = torch.empty_like(x)
         loops.rectify(_flat(x), _flat(y), drop)
-        ctx.save_for_backward(x, y)
-        ctx.drop = drop
+        ctx.save_for_backward(y)
+        ctx.kept = drop[1]
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
-        x, y = ctx.saved_tensors
+        (y,) = ctx.saved_tensors
         if torch.is_grad_enabled():  # gradients of gradients are wanted
-            mask = mask_of(x.shape, ctx.drop, x.dtype == torch.float64)
-            return dy * (mask * (x > 0)), None
+            return dy * (ctx.kept * (y > 0)), None
         dy = dy.contiguous()
         dx = torch.empty_like(dy)
-        loops.rectify_backward(_flat(dy), _flat(y), _flat(dx), ctx.drop[1])
+        loops.rectify_backward(_flat(dy), _flat(y), _flat(dx), ctx.kept)
         return dx, None
 
 

@@ -63,6 +63,7 @@ class LaneBatches:
     ) -> None:
         if at_once < 1:
             raise ValueError(f"at_once: expected 1 or more batches, got {at_once}")
+        part.check(rows)
         self.part = part
         self.rows = rows
         self.batch_size = batch_size

@@ -164,9 +164,12 @@ class Pack(Together[Lane]):
         if snapshot is not None and snapshot["bank"] is not None:
             put_bank(self.network, lane, snapshot["bank"])
         self.lanes[lane] = Lane.of(trial, snapshot)
-        self._loss_sum[lane] = 0
+        self._forget_losses(lane)
         self._smoothed = None
         self._begin_updates(lane)
+
+    def _go_on(self, lane: int, snapshot: dict[str, Any]) -> None:
+        self.refill(lane, snapshot["hyper_parameters"], snapshot)
 
     def _keep(self, lanes: Sequence[int]) -> None:
         keep_lanes(self.network, lanes)

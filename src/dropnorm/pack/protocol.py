@@ -33,7 +33,7 @@ from dropnorm.blocks import Dropout
 from dropnorm.optimizers import Optimizer
 from dropnorm.pack.read import Read, differing, names_read
 from dropnorm.pack.stacked import Stacked
-from dropnorm.pack.vmap_layers import TorchDropout
+from dropnorm.pack.vmap_layers import KNOWN_NORMS, TorchDropout, is_norm
 
 _SAID_AT_MOST = 200  # characters of a library's message
 _LOGS = ("log", "log_dict")
@@ -148,6 +148,8 @@ def _check_outside(module: nn.Module) -> None:
             )
         if isinstance(layer, Dropout) and layer.seed is None:
             raise Unpackable(f"{name} has no seed; call seed_dropout(module, seed)")
+        if is_norm(layer) and type(layer) not in KNOWN_NORMS:
+            raise Unpackable(f"{name} is {type(layer).__name__}, which is no plain batch norm")
     optimizer_of(module)
 
 

@@ -26,7 +26,8 @@ class LaneSequential(LaneLayer):
     def __init__(self, layers: Sequence[nn.Sequential]) -> None:
         super().__init__(layers)
         self._computing: tuple[LaneLayer, ...] | None = None
-        for name, _ in layers[0].named_children():
+        _check_shared(layers[0])
+        for name in layers[0]._modules:  # a layer without state may come twice
             self.add_module(name, stack([layer.get_submodule(name) for layer in layers]))
 
     def passes(self, kept: bool) -> Iterator[Pass]:
@@ -50,6 +51,16 @@ class LaneSequential(LaneLayer):
     def lane_layers(self) -> list[LaneLayer]:
         """The layers in it, in order."""
         return [child for child in self.children() if isinstance(child, LaneLayer)]
+
+
+def _check_shared(layer: nn.Module) -> None:
+    seen = dict[int, str]()
+    for name, child in layer.named_modules(remove_duplicate=False):
+        if seen.setdefault(id(child), name) != name and [*child.parameters(), *child.buffers()]:
+            raise TypeError(
+                f"pack: expected each layer with weights or draws once, got {name}, which is "
+                f"{seen[id(child)]} too; train this network one trial at a time"
+            )
 
 
 _KINDS: dict[type[nn.Module], Callable[[Any], LaneLayer]] = {

@@ -49,7 +49,7 @@ class Together(pl.LightningModule, Generic[L]):
         self.epochs = epochs
         self._optimizer: LaneOptimizer | None = None
         self._loss_sum = torch.zeros(len(self.lanes))
-        self._rows = 0  # that `_loss_sum` is of
+        self._rows = torch.zeros(len(self.lanes))  # that `_loss_sum` is of
 
     @property
     def lanes(self) -> list[L]:
@@ -61,6 +61,14 @@ class Together(pl.LightningModule, Generic[L]):
 
     def _computed(self, prefix: str) -> list[dict[str, float]]:
         """Metrics of each lane over the batches since the last time, which begin anew."""
+        raise NotImplementedError
+
+    def lane_snapshot(self, lane: int) -> dict[str, Any]:
+        """All that a trial needs to go on in another lane."""
+        raise NotImplementedError
+
+    def _go_on(self, lane: int, snapshot: dict[str, Any]) -> None:
+        """Fills a lane with its own trial as it was in a snapshot."""
         raise NotImplementedError
 
     def _keep(self, lanes: Sequence[int]) -> None:
@@ -87,11 +95,24 @@ class Together(pl.LightningModule, Generic[L]):
         keep = list(keep)
         if not keep:
             raise ValueError("pack: expected at least one lane to keep, got none; stop the Trainer")
+        if len(set(keep)) < len(keep):
+            raise ValueError(f"pack: expected to keep each lane once, got {keep}")
         self._keep(keep)
         self._lanes = [self.lanes[lane] for lane in keep]
-        self._loss_sum = self._loss_sum[keep]
+        self._loss_sum, self._rows = self._loss_sum[keep], self._rows[keep]
         if self._optimizer is not None:
             self._optimizer.keep(keep)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["lanes"] = [self.lane_snapshot(lane) for lane in range(len(self.lanes))]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on from a Trainer's checkpoint, taken at the end of an epoch, with as many lanes."""
+        theirs, mine = len(checkpoint["lanes"]), len(self.lanes)
+        if theirs != mine:
+            raise ValueError(f"pack: expected a checkpoint of {mine} lanes, got one of {theirs}")
+        for lane, snapshot in enumerate(checkpoint["lanes"]):
+            self._go_on(lane, snapshot)
 
     def _epoch(self, lane: L) -> int:
         return int(lane.batches // self._batches_of_an_epoch()) if lane.batches else 0
@@ -110,10 +131,14 @@ class Together(pl.LightningModule, Generic[L]):
     def on_validation_epoch_end(self) -> None:
         for lane, metrics in zip(self.lanes, self._computed("val_"), strict=True):
             lane.metrics = metrics
-        if self._rows:
-            for lane, loss in zip(self.lanes, (self._loss_sum / self._rows).tolist(), strict=True):
+        losses = (self._loss_sum / self._rows.to(self._loss_sum.device)).tolist()
+        for lane, loss, rows in zip(self.lanes, losses, self._rows.tolist(), strict=True):
+            if rows:
                 lane.metrics["train_loss"] = loss
-            self._loss_sum, self._rows = torch.zeros_like(self._loss_sum), 0
+        self._loss_sum, self._rows = map(torch.zeros_like, (self._loss_sum, self._rows))
+
+    def _forget_losses(self, lane: int) -> None:
+        self._loss_sum[lane] = self._rows[lane] = 0
 
     def on_test_epoch_end(self) -> None:
         for lane, metrics in zip(self.lanes, self._computed("test_"), strict=True):
@@ -122,7 +147,7 @@ class Together(pl.LightningModule, Generic[L]):
     def _make_optimizer(self, parameters: Iterable[nn.Parameter]) -> LaneOptimizer:
         """For `configure_optimizers`. Errors: ValueError for a precision with a shared scale."""
         precision = str(self.trainer.precision)
-        if precision.startswith("16"):
+        if precision.startswith("16") or precision == "bf16-true":
             raise ValueError(f"precision: a pack expects bf16-mixed or 32-true, got {precision}")
         lanes = [lane.optimizer for lane in self.lanes]
         self._optimizer = LaneOptimizer(parameters, lanes, self._total_steps)

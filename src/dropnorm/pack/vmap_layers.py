@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dropnorm.bank import begun, weights
-from dropnorm.blocks import Dropout
+from dropnorm.blocks import BatchNorm, Dropout
 from dropnorm.evaluation import Norm, averages_of
 from dropnorm.random import keep_mask_on_device
+from dropnorm.standins import StandInNorm
 
 TorchDropout = nn.modules.dropout._DropoutNd
 Momenta: TypeAlias = tuple[float | None, ...]
@@ -141,6 +142,12 @@ def settings_of(plain: Norm, momenta: Momenta) -> dict[str, Tensor]:
         return own
     bank = begun(*averages_of(plain), len(momenta))
     return {**own, "bank": bank, "bank_momentum": weights(momenta).to(bank)}
+
+
+KNOWN_NORMS = (
+    BatchNorm, StandInNorm,
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm,
+)  # fmt: skip
 
 
 def is_norm(layer: nn.Module) -> TypeGuard[Norm]:

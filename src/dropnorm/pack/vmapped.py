@@ -166,7 +166,7 @@ class VmappedPack(Together[VmappedLane]):
             new.moments = snapshot["moments"]
         self.network.put(lane, module, None if snapshot is None else snapshot["tensors"])
         self.lanes[lane] = new
-        self._loss_sum[lane] = 0
+        self._forget_losses(lane)
         self._begin_updates(lane)
 
     @torch.no_grad()
@@ -204,6 +204,10 @@ class VmappedPack(Together[VmappedLane]):
         else:
             found = self.network.shared(*of, method, batch)
         return found if whole else {"loss": found}
+
+    def _go_on(self, lane: int, snapshot: dict[str, Any]) -> None:
+        state = self.lanes[lane]
+        self.refill(lane, state.module, seed=state.seed, snapshot=snapshot)
 
     def _keep(self, lanes: Sequence[int]) -> None:
         self.network.keep(lanes)
