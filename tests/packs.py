@@ -37,8 +37,8 @@ def trials(network: dict[str, Any], which: Sequence[int] = range(8)) -> list[dic
 def quiet_trainer(folder: Path, epochs: int, **settings: Any) -> pl.Trainer:
     return pl.Trainer(
         max_epochs=epochs, accelerator="cpu", default_root_dir=folder, logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        num_sanity_val_steps=0, limit_val_batches=1, **settings,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        limit_val_batches=1, **{"enable_checkpointing": False, **settings},
     )  # fmt: skip
 
 
@@ -57,13 +57,21 @@ def data(**settings: Any) -> MNIST:
     return MNIST(train_size=ROWS, batch_size=BATCH, eval_batch_size=500, **settings)
 
 
-def fit_pack(folder: Path, pack: Pack, epochs: int = 2, at_once: int = 3, **settings: Any) -> Pack:
+def fit_pack(
+    folder: Path,
+    pack: Pack,
+    epochs: int = 2,
+    at_once: int = 3,
+    ckpt_path: Path | None = None,
+    **settings: Any,
+) -> Pack:
     """Of an epoch's four batches a burst has three, and another the one that is left."""
     source = data()
     source.setup("fit")
     rows = source.train_rows()
     batches = LaneBatches(source.part("train"), rows, BATCH, pack.ages, at_once)
-    quiet_trainer(folder, epochs, **settings).fit(pack, batches, source.val_dataloader())
+    trainer = quiet_trainer(folder, epochs, **settings)
+    trainer.fit(pack, batches, source.val_dataloader(), ckpt_path=ckpt_path)
     return pack
 
 

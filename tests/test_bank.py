@@ -262,3 +262,39 @@ def test_another_number_of_outputs_is_refused() -> None:
     network = mlp(SHAPE, 4, hidden=[13])
     with pytest.raises(ValueError, match="classes: expected 10 outputs, got 4"):
         score(network, Bank.of(network), images(4), classes=10)
+
+
+# Networks that are put together in unusual ways
+
+
+def plainly(network: nn.Module, some: list[tuple[Tensor, Tensor]]) -> float:
+    """The NLL of the network as it is."""
+    scores = Scores(1, torch.device("cpu"))
+    with torch.no_grad():
+        for x, y in some:
+            scores.update(network.eval()(x).unsqueeze(0), y)
+    return scores.compute()["nll"].item()
+
+
+def test_a_layer_that_comes_twice_runs_twice() -> None:
+    act = nn.ReLU()
+    network = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), act, nn.Linear(8, 8), act,
+        nn.Linear(8, 4),
+    )  # fmt: skip
+    some = images(4)
+    assert score(network, Bank.of(network, [0.1]), some)["val_nll"] == [plainly(network, some)]
+
+
+def test_a_norm_without_bias_keeps_its_weight() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 4))
+    nn.init.constant_(network[1].weight, 3)
+    network[1].bias = None
+    some = images(4)
+    assert score(network, Bank.of(network, [0.1]), some)["val_nll"] == [plainly(network, some)]
+
+
+def test_a_norm_of_other_channels_is_refused() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(3), nn.ReLU())
+    with pytest.raises(RuntimeError, match="should contain 6 elements"):
+        score(network, Bank.of(network, [0.1]), images(4))

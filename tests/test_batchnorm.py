@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dropnorm.blocks import BatchNorm
+from dropnorm.blocks import BatchNorm, Block
+from dropnorm.kernels.cpu import batch_norm
+from dropnorm.random import dropping
 
 MOMENTA = [0.1, 1.0, 0.003, None]
 # Both call the same kernel in float64 (1e-16); only the running averages are ours, a few
@@ -180,3 +182,72 @@ def test_a_training_batch_of_one_is_refused_and_leaves_the_state_alone() -> None
         norm(torch.ones(1, 5))
     assert norm.num_batches_tracked == 0
     assert torch.equal(norm.running_var, torch.ones(5))
+
+
+# What torch's layers take and refuse
+
+
+@pytest.mark.parametrize("in_block", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("channels", [3, 16])
+def test_another_number_of_channels_is_refused(
+    channels: int, training: bool, in_block: bool
+) -> None:
+    norm = BatchNorm(8)
+    module = norm
+    if in_block:
+        module = Block(channels, channels)
+        module.norm = norm
+    before = norm.running_mean.clone()
+    with pytest.raises(ValueError, match=rf"of 8 channels, got {channels} in \(4, {channels}\)"):
+        module.train(training)(torch.randn(4, channels))
+    assert torch.equal(norm.running_mean, before)
+
+
+def test_an_empty_batch_moves_nothing() -> None:
+    norm, theirs = BatchNorm(4), nn.BatchNorm1d(4)
+    assert norm(torch.zeros(0, 4)).shape == theirs(torch.zeros(0, 4)).shape
+    assert torch.equal(norm.running_var, theirs.running_var)
+
+
+@pytest.mark.parametrize("missing", ["weight", "bias"])
+@pytest.mark.parametrize("training", [False, True])
+def test_a_norm_may_have_a_weight_alone_or_a_bias_alone(missing: str, training: bool) -> None:
+    layers = [affine(BatchNorm(5)), affine(nn.BatchNorm1d(5))]
+    theirs = layers[1].load_state_dict(layers[0].state_dict())
+    assert not theirs.missing_keys
+    results = []
+    for layer in layers:
+        setattr(layer, missing, None)
+        x = random((16, 5), 2).requires_grad_()
+        y = layer.train(training)(x)
+        y.square().sum().backward()
+        (parameter,) = layer.parameters()
+        results.append((y, x.grad, parameter.grad))
+    for mine, torchs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, torchs, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("frozen", ["x", "weight", "bias"])
+def test_gradients_of_gradients_with_one_frozen(frozen: str) -> None:
+    norm = affine(BatchNorm(5)).double()
+    x = random((16, 5), 2).double()
+    inputs = {"x": x, "weight": norm.weight, "bias": norm.bias}
+    for name, tensor in inputs.items():
+        tensor.requires_grad_(name != frozen)
+    wanted = [tensor for name, tensor in inputs.items() if name != frozen]
+
+    def run(*_: Tensor) -> Tensor:
+        return batch_norm(x, norm.weight, norm.bias, norm.eps, 0.0, dropping(0.3, 1, 2))[0]
+
+    assert torch.autograd.gradgradcheck(run, wanted)
+
+
+def test_where_relu_is_at_zero_no_gradient_passes_either_way() -> None:
+    block = Block(3, 4)
+    with torch.no_grad():
+        block.weight.weight[0] = 0  # a channel of zeros, which batch norm leaves at zero
+    x = torch.randn(8, 3)
+    (plain,) = torch.autograd.grad(block(x).sum(), [block.norm.bias])
+    (graph,) = torch.autograd.grad(block(x).sum(), [block.norm.bias], create_graph=True)
+    assert plain[0] == graph[0] == 0

@@ -216,3 +216,18 @@ def test_what_cannot_be_banked_is_refused(tmp_path: Path) -> None:
     module = plain_module(PACKAGES[0], nn.Linear(INPUTS, CLASSES))
     with pytest.raises(ValueError, match=r"MomentumBank: expected batch norm layers .* in Mine"):
         trainer(PACKAGES[0], tmp_path, MomentumBank()).fit(module, **loaders())
+
+
+def test_other_momenta_than_the_checkpoints_are_refused(tmp_path: Path) -> None:
+    bank = MomentumBank([0.001, 0.5])
+    fitted(PACKAGES[0], tmp_path, bank)
+    with pytest.raises(ValueError, match=r"expected the checkpoint's \(0.001, 0.5\), got"):
+        MomentumBank([0.5, 0.001]).load_state_dict(bank.state_dict())
+
+
+def test_momenta_whose_metric_is_no_number_are_never_best() -> None:
+    bank = MomentumBank([0.001, 0.1])
+    bank.curve = {"val_nll": {0.001: float("nan"), 0.1: 0.5}, "val_x": {0.1: float("nan")}}
+    assert bank.best("val_nll", "min") == bank.best("val_nll") == 0.1
+    with pytest.raises(ValueError, match="got NaN for val_x"):
+        bank.best("val_x")

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
+from dropnorm import Classifier
 from dropnorm.callbacks import PreciseBatchNorm
+from dropnorm.draws import seed_draws
 from dropnorm.retrofitting import retrofit
+from tests.packs import MLP, data, quiet_trainer
 from tests.plain_modules import CLASSES, INPUTS, PACKAGES, examples, loaders, plain_module, trainer
 
 
@@ -118,3 +125,69 @@ def test_what_cannot_be_recalibrated_is_refused(tmp_path: Path) -> None:
         trainer(PACKAGES[0], tmp_path, PreciseBatchNorm()).fit(
             Unvalidated(), loaders()["train_dataloaders"]
         )
+
+
+class Noisy(Dataset[Any]):
+    """Augments with the generators of numpy and Python."""
+
+    def __init__(self) -> None:
+        self.examples = examples(128, 1)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Any:
+        x, y = self.examples[index]
+        return x + float(np.random.rand() + random.random()), y
+
+
+@pytest.mark.parametrize("where", ["sampler", "batch_sampler"])
+def test_draws_of_every_generator_are_not_disturbed(tmp_path: Path, where: str) -> None:
+    weights = []
+    for callbacks in ([], [PreciseBatchNorm(batches=2)]):
+        sampler = RandomSampler(Noisy(), generator=torch.Generator().manual_seed(3))
+        own: dict[str, Any] = {"sampler": sampler, "batch_size": 16}
+        if where == "batch_sampler":
+            own = {"batch_sampler": BatchSampler(sampler, 16, drop_last=True)}
+        seed_draws(1)
+        module = plain_module(PACKAGES[0])
+        fit = trainer(PACKAGES[0], tmp_path, *callbacks, val_check_interval=3)
+        fit.fit(module, DataLoader(Noisy(), **own), loaders()["val_dataloaders"])
+        weights.append(module.network[0].weight.detach())
+    assert torch.equal(*weights)
+
+
+def test_a_training_resumed_within_an_epoch_goes_on_where_it_was(tmp_path: Path) -> None:
+    """The replays in between iterate the training batches too, and say nothing of where it is."""
+    firsts = []
+    for callbacks in ([], [PreciseBatchNorm(batches=2)]):
+        file = tmp_path / f"{len(callbacks)}.ckpt"
+        settings: dict[str, Any] = {"val_check_interval": 1, "callbacks": [*callbacks, Half(file)]}
+        quiet_trainer(tmp_path, 1, **settings).fit(Classifier(**MLP), data())
+        seen = Seen()
+        resumed = quiet_trainer(tmp_path, 1, callbacks=[seen])
+        resumed.fit(Classifier(**MLP), data(), ckpt_path=file)
+        firsts.append(seen.labels)
+    assert len(firsts[0]) == 2
+    assert all(map(torch.equal, *firsts))
+
+
+class Half(pl.Callback):
+    """Saves a checkpoint at half of the epoch's four batches, after a validation."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def on_validation_end(self, trainer: pl.Trainer, _: Any) -> None:
+        if trainer.global_step == 2:
+            trainer.save_checkpoint(self.file)
+
+
+class Seen(pl.Callback):
+    """The labels of the batches that are trained on."""
+
+    def __init__(self) -> None:
+        self.labels: list[Tensor] = []
+
+    def on_train_batch_start(self, _: Any, __: Any, batch: Any, index: int) -> None:
+        self.labels.append(batch[1])

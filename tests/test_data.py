@@ -538,3 +538,10 @@ def test_download_needs_a_known_name_and_a_path() -> None:
         MNIST("somewhere", download="fashion")
     with pytest.raises(DataError, match="a path to download into, got none"):
         MNIST(download="fashion_mnist")
+
+
+@pytest.mark.parametrize("rows", [[0, 5000], [-1, 3]])
+def test_rows_that_are_not_there_are_refused(rows: list[int]) -> None:
+    part = Synthetic(train_size=64).part("train")
+    with pytest.raises(IndexError, match=f"expected 0 to 63, got {rows[0]} to {rows[1]}"):
+        TrainBatches(part, torch.tensor(rows), 1, seed=0, epoch=lambda: 0)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from dropnorm.blocks import BatchNorm, Dropout, seed_dropout
+from dropnorm.blocks import BatchNorm, Block, Dropout, seed_dropout
 from dropnorm.random import keep_mask, keep_mask_on_device
 from dropnorm.seeds import derive
 
@@ -210,3 +213,53 @@ def test_gpu_layers_without_a_seed_draw_different_masks() -> None:
     first, second = Dropout(0.5).cuda(), Dropout(0.5).cuda()
     x = torch.ones(1000, device="cuda")
     assert not torch.equal(first(x), second(x))
+
+
+# What torch does around a layer
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_activation_checkpointing_draws_the_same_mask_again(reentrant: bool, norm: str) -> None:
+    block = Block(8, 64, norm=norm, dropout=0.5)
+    seed_dropout(block, 1)
+    twin, x = copy.deepcopy(block), random((32, 8))
+    for _ in range(2):
+        kept = checkpoint(block, x.clone().requires_grad_(), use_reentrant=reentrant)
+        kept.square().sum().backward()
+        twin(x.clone().requires_grad_()).square().sum().backward()
+    for mine, theirs in zip(block.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(mine.grad, theirs.grad)  # type: ignore[arg-type]
+    assert block.drop.step == twin.drop.step == 2
+
+
+def test_a_process_that_begins_with_torch_compile_trains() -> None:
+    """Where no loop has run before, the compiler must not look into the one that compiles them."""
+    code = (
+        "import torch; from dropnorm import mlp; from dropnorm.blocks import seed_dropout;"
+        "net = mlp((1, 4, 4), 3, hidden=[9], dropout=0.4); seed_dropout(net, 1);"
+        "torch.compile(net, backend='eager')(torch.randn(8, 1, 4, 4)).sum().backward();"
+        "print(net[1].drop.step)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["1"], done.stderr
+
+
+def test_gradients_by_torch_func_are_those_of_backward() -> None:
+    block = Block(8, 6, norm="none", dropout=0.5)
+    seed_dropout(block, 3)
+    x = random((5, 8))
+
+    def loss(parameters: dict[str, Tensor]) -> Tensor:
+        block.drop.step = 0
+        return torch.func.functional_call(block, parameters, (x,)).square().sum()
+
+    found = torch.func.grad(loss)({n: p.detach() for n, p in block.named_parameters()})
+    loss(dict(block.named_parameters())).backward()
+    for name, parameter in block.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad)
+
+
+def test_a_rate_that_float32_rounds_to_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="0 <= rate < 1"):
+        Dropout(0.99999999)

@@ -221,3 +221,20 @@ def test_modules_of_ones_own_without_norms_stay_as_they_are() -> None:
     network = nn.Sequential(nn.Linear(6, 6), BatchNorm(6), Around(nn.Linear(6, 6)), BatchNorm(6))
     folded = assert_same_outputs(trained(network, (6,)), (6,))
     assert kinds(folded) == [nn.Linear, Around, BatchNorm]
+
+
+def test_a_norm_whose_axis_is_not_that_of_the_next_layer_stays() -> None:
+    """Linear works on the last axis of [B, C, L], a norm on the second."""
+    network = trained(
+        nn.Sequential(nn.Conv1d(2, 8, 3, padding=1), nn.ReLU(), BatchNorm(8), nn.Linear(8, 5)),
+        (2, 8),
+    )
+    x = torch.randn(4, 2, 8)
+    torch.testing.assert_close(fold(network)(x), network.eval()(x))
+
+
+def test_a_norm_without_bias_folds() -> None:
+    network = trained(nn.Sequential(nn.Linear(6, 8), BatchNorm(8), nn.ReLU()), (6,))
+    network[1].bias = None
+    x = torch.randn(4, 6)
+    torch.testing.assert_close(fold(network)(x), network.eval()(x))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
+from dropnorm import Classifier
 from dropnorm.optimizers import SCHEDULES, Optimizer, shares
+from tests.packs import MLP, data, quiet_trainer
 
 CASES: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "adam": (torch.optim.Adam, {"betas": (0.8, 0.99), "weight_decay": 0.1}),
@@ -176,3 +179,26 @@ def test_a_schedule_over_a_training_without_an_end_is_refused(schedule: str) -> 
         optimizer.step()
         with pytest.raises(ValueError, match=f"{schedule} expects a training with an end"):
             started.step()
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"lr": math.nan}, "lr"),
+        ({"weight_decay": -1.0}, "weight_decay"),
+        ({"betas": (2, 3)}, "betas"),
+        ({"momentum": -0.1}, "momentum"),
+        ({"name": "sgd", "nesterov": True, "momentum": 0.0}, "nesterov"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(settings: dict[str, Any], key: str) -> None:
+    with pytest.raises(ValueError, match=rf"optimizer\.{key}: expected"):
+        Optimizer(**settings)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_are_clipped_in_mixed_precision(tmp_path: Path, name: str) -> None:
+    model = Classifier(**MLP, optimizer={"name": name})
+    fit = quiet_trainer(tmp_path, 1, precision="bf16-mixed", gradient_clip_val=0.1)
+    fit.fit(model, data())
+    assert fit.global_step == 4

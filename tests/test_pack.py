@@ -12,7 +12,7 @@ from torch import nn
 
 from dropnorm import MNIST, Classifier
 from dropnorm.data import epoch_order
-from dropnorm.pack import LaneBatches, Pack, batches, signature
+from dropnorm.pack import LaneBatches, Pack, batches, signature, stack
 from dropnorm.pack.batches import orders_on_device
 from dropnorm.pack.losses import lane_loss, losses_together
 from tests.packs import (
@@ -268,3 +268,36 @@ def test_lanes_of_different_ages_share_an_epoch(tmp_path: Path) -> None:
 
     fit_pack(tmp_path, Pack(trials(MLP, [0, 4]), epochs=3), 3, callbacks=[AfterEpoch(refill)])
     assert seen == [[(3, 0), (5, 1)], [(3, 1), (5, 2)], [(3, 2), (5, 3)]]
+
+
+def test_what_packs_cannot_train_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="each lane once"):
+        Pack([MLP, MLP]).shrink([0, 0])
+    with pytest.raises(ValueError, match="bf16-mixed or 32-true, got bf16-true"):
+        fit_pack(tmp_path, Pack([MLP]), precision="bf16-true")
+
+
+def test_only_layers_without_weights_may_come_twice() -> None:
+    act, layer = nn.ReLU(), nn.Linear(4, 4)
+    twice = [nn.Sequential(nn.Linear(4, 4), act, nn.Linear(4, 4), act) for _ in range(2)]
+    x = torch.randn(5, 4)
+    found = stack(twice)(x.expand(2, 5, 4))
+    assert torch.equal(found, torch.stack([network(x) for network in twice]))
+    with pytest.raises(TypeError, match=r"got 1\.0, which is 0 too; train this network one trial"):
+        stack([nn.Sequential(layer, nn.Sequential(layer))] * 2)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_losses_of_a_refilled_lane_are_its_own(tmp_path: Path, every: int) -> None:
+    """Refilled after the first epoch, whether or not that was validated."""
+    (trial,) = trials(MLP, [0])
+
+    def refill(pack: Pack, epoch: int) -> None:
+        if epoch == 1:
+            pack.refill(1, trial)
+
+    pack = Pack(trials(MLP, [1, 2]), epochs=2)
+    settings = {"check_val_every_n_epoch": every, "callbacks": [AfterEpoch(refill)]}
+    fit_pack(tmp_path, pack, 2, **settings)
+    alone = fit_pack(tmp_path, Pack([trial], epochs=2), 1)
+    assert pack.metrics(1)["train_loss"] == alone.metrics(0)["train_loss"]

@@ -165,3 +165,22 @@ def test_other_momenta_than_the_snapshots_are_refused_and_change_nothing(tmp_pat
             pack.refill(0, some[0], snapshot)
         assert equal(pack.lane_state(0), before)
         assert pack.ages() == [(some[1]["seed"], 0)]
+
+
+def test_a_trainers_checkpoint_goes_on_as_if_never_interrupted(tmp_path: Path) -> None:
+    """All of it: weights, moments and step counts, masks, data order, banks."""
+    some = trials(MLP, [0, 1, 3])
+    file = tmp_path / "first.ckpt"
+
+    def save(pack: Pack, epoch: int) -> None:
+        if epoch == 1:
+            pack.trainer.save_checkpoint(file)
+
+    whole = Pack(some, epochs=EPOCHS, momenta=SOME)
+    fit_pack(tmp_path, whole, EPOCHS, callbacks=[AfterEpoch(save)])
+    pack = Pack(some, epochs=EPOCHS, momenta=SOME)
+    fit_pack(tmp_path, pack, EPOCHS, ckpt_path=file)
+    for lane in range(3):
+        assert equal(pack.lane_snapshot(lane), whole.lane_snapshot(lane))
+    with pytest.raises(ValueError, match="a checkpoint of 2 lanes, got one of 3"):
+        fit_pack(tmp_path, Pack(some[:2]), EPOCHS, ckpt_path=file)

@@ -641,3 +641,42 @@ def _half_of_the_batch(rank: int, folder: Path) -> None:
     }
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
+
+
+# Modules that are put together in unusual ways
+
+
+def test_attributes_called_origin_are_the_modules_own() -> None:
+    module = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5))
+    module.register_buffer("origin", torch.zeros(3))
+    module[0].origin = (0, 0)
+    assert "1" in retrofit(module, dropout={"Dropout": 0.2}).made
+
+
+def test_layers_with_backward_hooks_are_left_alone() -> None:
+    module = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5))
+    module[0].register_full_backward_hook(lambda *_: None)
+    changes = retrofit(module)
+    assert changes.left == {"0": "BatchNorm1d has hooks of its own"}
+    assert type(module[0]) is nn.BatchNorm1d
+
+
+def test_a_momentum_out_of_range_is_left_alone() -> None:
+    module = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(3, momentum=1.5))
+    assert retrofit(module).left == {"1": "BatchNorm1d has momentum 1.5, outside 0 to 1"}
+
+
+def test_dropout_inserted_after_a_shared_layer_is_taken_out() -> None:
+    act = nn.ReLU()
+    module = nn.Sequential(nn.Linear(3, 3), act, nn.Linear(3, 3), act)
+    before = repr(module)
+    retrofit(module, dropout=0.5, insert="ReLU")
+    unretrofit(module)
+    assert repr(module) == before
+    assert not act._forward_hooks
+
+
+def test_layers_may_be_called_by_keyword() -> None:
+    module = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(3))
+    retrofit(module)
+    assert module[1](input=module[0](input=torch.ones(4, 3))).shape == (4, 3)

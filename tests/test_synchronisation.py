@@ -90,3 +90,11 @@ def test_alone_it_is_the_plain_norm_bit_for_bit() -> None:
     plain, asked = network(), network()
     synchronise(asked, on_gpu=False)
     assert torch.equal(plain(x), asked(x))
+
+
+def test_a_shared_norm_of_torchs_stays_shared() -> None:
+    norm = nn.BatchNorm1d(4)
+    net = nn.Sequential(norm, nn.ReLU(), nn.Sequential(norm))
+    assert synchronise(net, on_gpu=False) == 1
+    assert net[0] is net[2][0]
+    assert isinstance(net[0], StandInNorm)

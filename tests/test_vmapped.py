@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dropnorm import Classifier, Dropout
-from dropnorm.blocks import seed_dropout
+from dropnorm.blocks import Block, seed_dropout
 from dropnorm.blocks.variants import GaussianDropout
 from dropnorm.pack import LaneBatches, Pack
 from dropnorm.pack.protocol import can_pack
@@ -416,3 +416,18 @@ def test_dropout_together_draws_each_lanes_mask_on_the_device() -> None:
         rate, seed = torch.tensor([0.0, 0.5, 0.3]), torch.tensor([1, 2, 3])
         keep = keep_mask_on_device(x.shape, rate, seed, torch.full((3,), step))
         torch.testing.assert_close(y, x * keep / (1 - rate).view(3, 1, 1))
+
+
+def test_a_norm_that_vmap_would_take_for_another_is_refused() -> None:
+    class Ghost(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = Block(5, 3, norm="ghost", ghost_batch=4, dropout=None)
+
+        def loss(self, batch: Batch) -> Tensor:
+            return self.network(batch[0]).square().mean()
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.Adam(self.parameters())
+
+    assert can_pack(Ghost()) == "network.norm is GhostBatchNorm, which is no plain batch norm"

@@ -62,7 +62,8 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             y, mean, var = normalise_together(x, self.weight, self.bias, eps, group)
         else:
             y, mean, var = self._normalise(x)
-        self._track(mean, var)
+        if x.numel():
+            self._track(mean, var)
         return y
 
     def _normalise(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

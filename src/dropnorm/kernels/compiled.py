@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
+import torch
 from numba import njit
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -38,4 +39,7 @@ def _compiled(function: F, **how: Any) -> F:
         if "cannot cache function" not in str(error):
             raise
         fast = njit(**how)(function)
+    # Numba compiles in Python, at a first call, and `torch.compile` must not look into that.
+    disable: Any = torch.compiler.disable
+    fast._compile_for_args = disable(fast._compile_for_args)
     return cast(F, fast)
