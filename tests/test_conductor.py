@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -242,14 +243,15 @@ def test_everything_that_passes_is_seen(desk: Bench) -> None:
 PRUNED = ("pruner=asha", "pruner.first_rung=0.5")  # decides at the second epoch of four
 
 
-def worse_and_worse(desk: Bench) -> dict[int, int]:
+def worse_and_worse(desk: Bench, has_norms: bool = True) -> dict[int, int]:
     """Trains trials that get worse one by one; the last epoch of each."""
     lasted: dict[int, int] = {}
     while specs := desk.ask():
         number = specs[0].number
         value = 0.5 - 0.01 * number
         for epoch in range(1, EPOCHS + 1):
-            orders = desk.say("a", report(specs[0], epoch, value))
+            event = report(specs[0], epoch, value)
+            orders = desk.say("a", event if has_norms else replace(event, bank=()))
             lasted[number] = epoch
             if orders == [Stop(number, "pruned")]:
                 break
@@ -258,9 +260,11 @@ def worse_and_worse(desk: Bench) -> dict[int, int]:
     return lasted
 
 
-def test_bad_trials_are_stopped_at_the_first_rung(tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_norms", [True, False])
+def test_bad_trials_are_stopped_at_the_first_rung(tmp_path: Path, has_norms: bool) -> None:
+    """Whether a bank has been scored there, or there is no batch norm to have one."""
     with bench(plan(tmp_path, *PRUNED, "pruner.control=0.0", "study.trials=12")) as desk:
-        assert worse_and_worse(desk) == {n: 2 if n else EPOCHS for n in range(12)}
+        assert worse_and_worse(desk, has_norms) == {n: 2 if n else EPOCHS for n in range(12)}
         assert statuses(desk) == {n: "pruned" if n else "complete" for n in range(12)}
 
 
@@ -546,3 +550,36 @@ def test_a_better_trial_of_an_earlier_run_stays_the_best(tmp_path: Path) -> None
         assert desk.ask()[0].best == 0.99
         desk.say("a", Ended(1, "complete", metrics(0.5), 1.0, checkpoint=b"second"))
         assert (desk.record.folder / "checkpoints" / "best.ckpt").read_bytes() == b"first"
+
+
+def test_time_that_a_trial_waits_for_its_turn_is_not_its_own(tmp_path: Path) -> None:
+    """A worker that trains one after the other has them all from the beginning."""
+    with bench(plan(tmp_path, *LIMITED)) as desk:
+        first, second = desk.ask(lanes=2)
+        desk.now_s = 90.0
+        assert desk.train(first, epochs=1) == []
+        desk.now_s = 99.0
+        desk.say("a", Ended(first.number, "complete", metrics(0.5)))
+        desk.now_s = 190.0
+        assert desk.conductor.overdue("a") is None
+        assert desk.train(second, epochs=1) == []
+        desk.now_s = 199.5
+        assert desk.say("a", report(second, 2, 0.5)) == [Stop(second.number, "failed")]
+    with bench(plan(tmp_path / "hangs", *LIMITED)) as desk:
+        first, second = desk.ask(lanes=2)
+        desk.now_s = 50.0
+        desk.say("a", Ended(first.number, "complete", metrics(0.5)))
+        desk.now_s = 200.0
+        assert desk.conductor.overdue("a") is None
+        desk.now_s = 211.0
+        assert (
+            desk.conductor.overdue("a") == f"trial {second.number} is beyond study.trial_timeout_s"
+        )
+
+
+def test_draining_gives_back_what_has_not_begun(desk: Bench) -> None:
+    first, second, third = desk.ask(lanes=3)
+    desk.train(first, epochs=1)
+    desk.conductor.drain()
+    stops = desk.say("a", report(first, 2, 0.5))
+    assert stops == [Stop(spec.number, "interrupted") for spec in (first, second, third)]

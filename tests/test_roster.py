@@ -50,7 +50,8 @@ def test_draining_stops_at_the_next_report_and_starts_nothing() -> None:
     leader, ends = roster()
     leader.exchange("a", [Ready(2)])
     leader.drain()
-    assert leader.exchange("a", [Report(0, 1, {})]) == [Stop(0, "interrupted")]
+    stops = [Stop(0, "interrupted"), Stop(1, "interrupted")]  # the second has not begun
+    assert leader.exchange("a", [Report(0, 1, {})]) == stops
     leader.exchange("a", [Ended(0, "interrupted"), Ended(1, "complete")])
     assert leader.exchange("a", [Ready(2)]) == [Quit()]
     assert ends == [(11, "complete")]

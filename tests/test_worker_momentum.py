@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -36,6 +37,13 @@ def test_of_equals_the_one_with_the_lower_loss_is_best(
 
 def test_smaller_is_better_if_the_study_says_so() -> None:
     assert best_column(SPEC, {"val_nll": [0.3, 0.4, 0.2, 0.1]}, desk("val_nll", "minimize")) == 2
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_momenta_that_give_no_number_are_not_best(direction: str) -> None:
+    scores = {"val_nll": [math.nan, 0.3, 0.3, 0.2], "val_loss": [0.1, math.nan, 0.2, 0.3]}
+    assert best_column(SPEC, scores, desk("val_loss", direction)) == (direction == "maximize") * 2
+    assert best_column(SPEC, scores, desk("val_nll", direction)) != 0
 
 
 def test_metric_that_is_not_scored_is_named() -> None:

@@ -62,6 +62,7 @@ class Conductor:
         self._deadline = math.inf if study.timeout_s is None else clock() + study.timeout_s
         self._running: dict[int, Running] = {}
         self._workers: set[str] = set()  # that have asked for trials
+        self._heard: dict[str, float] = {}  # when each last said something of a trial
         self._again: deque[Running] = deque()  # started, cut short, to be started again
         self._ended: Counter[TrialState] = Counter()
         self._best: tuple[float, int] | None = None  # value and number of the best trial
@@ -104,6 +105,7 @@ class Conductor:
                 # Given to another worker meanwhile: what this one says of it counts no more.
                 orders += [Stop(event.trial, "interrupted")] if isinstance(event, Report) else []
                 continue
+            running.begin(self._heard.get(worker, 0.0))
             if isinstance(event, Ended):
                 event = running.judged(event, self._plan.study, self._clock())
             self._watch(worker, event)
@@ -114,6 +116,9 @@ class Conductor:
                     self._scribe.save(event.trial, running.save(event))
                 case Ended():
                     self._end(running, event)
+        if any(isinstance(event, Report | Ended) for event in events):
+            self._heard[worker] = self._clock()
+            orders += self._give_back(worker) if self.draining else []
         for order in orders:
             self._watch(worker, order)
         return orders
@@ -121,6 +126,7 @@ class Conductor:
     def lost(self, worker: str, reason: str) -> None:
         """A worker died: its trials are tried again by the next free one, up to `study.retries`."""
         self._workers.discard(worker)
+        self._heard.pop(worker, None)
         self._scribe.forget(worker)
         for number in [n for n, r in self._running.items() if r.worker == worker]:
             self.exchange(worker, [Ended(number, "interrupted", reason=reason, died=True)])
@@ -129,8 +135,9 @@ class Conductor:
         """Why a worker has to be ended: a trial of its is late, and it does not come to report."""
         limit_s = self._plan.study.trial_timeout_s or math.inf
         patience_s, now_s = limit_s + min(limit_s, _LATE_S), self._clock()
+        heard_s = self._heard.get(worker, 0.0)
         mine = (r for r in self._running.values() if r.worker == worker)
-        late = next((r.spec.number for r in mine if r.is_late(patience_s, now_s)), None)
+        late = next((r.spec.number for r in mine if r.is_late(patience_s, now_s, heard_s)), None)
         return None if late is None else f"trial {late} is beyond study.trial_timeout_s"
 
     def flush(self, last: bool = False) -> None:
@@ -210,6 +217,11 @@ class Conductor:
         if prune and not is_control(study.seed, event.trial, self._plan.pruner.control):
             return [Stop(event.trial, "pruned")]
         return []
+
+    def _give_back(self, worker: str) -> list[Order]:
+        """Nothing more is to start: not those either that a worker has and has not begun."""
+        mine = (r for r in self._running.values() if r.worker == worker and not r.is_begun)
+        return [Stop(r.spec.number, "interrupted") for r in mine]
 
     # Ending --------------------------------------------------------------------------------------
 

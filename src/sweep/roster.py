@@ -42,6 +42,7 @@ class Roster:
     ) -> None:
         self._waiting = deque(specs)
         self._running: dict[int, tuple[str, TrialSpec]] = {}  # worker and spec by number
+        self._begun: set[int] = set()  # of which their workers have said something
         self._deaths: Counter[int] = Counter()
         self._watch, self._tell, self._retries = watch, ended, retries
         self._stop_after = stop_after
@@ -63,6 +64,7 @@ class Roster:
             holder, spec = self._running.get(event.trial, ("", None))
             if spec is None or holder != worker:
                 continue  # given to another worker meanwhile
+            self._begun.add(event.trial)
             if isinstance(event, Ended) and event.died:
                 event = self._after_a_death(event)
             self._watch(worker, event)
@@ -72,6 +74,9 @@ class Roster:
                 orders.append(Stop(event.trial, "pruned"))
             if isinstance(event, Ended):
                 self._end(spec, event)
+        if self.draining and any(isinstance(event, Report | Ended) for event in events):
+            mine = (n for n, (holder, _) in self._running.items() if holder == worker)
+            orders += [Stop(n, "interrupted") for n in mine if n not in self._begun]
         for order in orders:
             self._watch(worker, order)
         return orders
@@ -89,6 +94,7 @@ class Roster:
 
     def _end(self, spec: TrialSpec, event: Ended) -> None:
         del self._running[spec.number]
+        self._begun.discard(spec.number)
         if event.status == "interrupted":
             self._waiting.appendleft(spec)
             return

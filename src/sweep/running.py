@@ -26,7 +26,8 @@ class Running:
     doomed: int = 0  # the first epoch after which the pruner would have stopped it
     told: int = 0  # the last epoch that Optuna has heard of, whichever attempt it was
     started: dt.datetime | None = None
-    begun_s: float = 0.0  # by the conductor's clock, this attempt
+    begun_s: float = 0.0  # by the conductor's clock, this attempt: not before it has been begun
+    is_begun: bool = False  # whether its worker has said anything of this attempt
     spent_s: float = 0.0  # by earlier attempts
     stopped_late: bool = False  # told to end, because it trained for too long
     history: dict[int, Mapping[str, float]] = field(default_factory=dict)  # by epoch
@@ -34,7 +35,7 @@ class Running:
 
     def start(self, worker: str, best: float | None, saved: Save | None, metric: str) -> None:
         """Begins an attempt: from the first epoch, or after the one when it was saved."""
-        self.worker, self.started = worker, dt.datetime.now()
+        self.worker, self.started, self.is_begun = worker, dt.datetime.now(), False
         self.history, self.banks = {}, {}
         if saved is None:
             self.spec = replace(self.spec, best=best, resumed=0, resume=None)
@@ -44,12 +45,21 @@ class Running:
             bank = saved.banks.get(epoch, ())
             self.should_stop(Report(self.spec.number, epoch, metrics, bank), metric)
 
-    def trained_s(self, now_s: float) -> float:
-        """How long it has trained, in all attempts."""
-        return self.spent_s + now_s - self.begun_s
+    def begin(self, heard_s: float) -> None:
+        """Its worker says something of it, after it has spoken of another trial at `heard_s`.
 
-    def is_late(self, limit_s: float | None, now_s: float) -> bool:
-        return limit_s is not None and self.trained_s(now_s) > limit_s
+        Until then a trial may have waited for its turn, which is no time of its own.
+        """
+        if not self.is_begun:
+            self.is_begun, self.begun_s = True, max(self.begun_s, heard_s)
+
+    def trained_s(self, now_s: float, heard_s: float = 0.0) -> float:
+        """How long it has trained, in all attempts; at most, if it has not begun to speak."""
+        begun_s = self.begun_s if self.is_begun else max(self.begun_s, heard_s)
+        return self.spent_s + now_s - begun_s
+
+    def is_late(self, limit_s: float | None, now_s: float, heard_s: float = 0.0) -> bool:
+        return limit_s is not None and self.trained_s(now_s, heard_s) > limit_s
 
     def pause(self, now_s: float) -> None:
         """The attempt is over; another will follow."""
@@ -68,7 +78,7 @@ class Running:
         value = event.metrics.get(metric)
         if value is None or not math.isfinite(value) or event.epoch <= self.told:
             return False
-        if self.spec.momenta and not event.bank:
+        if self.spec.momenta and event.epoch not in self.spec.scored:
             return False
         self.trial.report(value, event.epoch)
         self.told = event.epoch

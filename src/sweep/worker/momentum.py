@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from sweep.messages import TrialSpec
@@ -17,12 +18,17 @@ Scores = Mapping[str, Sequence[float]]  # of each metric a value for each of the
 def best_column(spec: TrialSpec, scores: Scores, desk: Desk) -> int:
     """The best of the momenta that are searched; of equals the one with the lower loss.
 
-    Of equals in both it is the first. Errors: ValueError without the study's metric.
+    Of equals in both it is the first. One without a number is best of nothing but such. Errors:
+    ValueError without the study's metric.
     """
     require(desk.metric, {name: 0.0 for name in scores})
     sign, values = -1.0 if desk.direction == "maximize" else 1.0, scores[desk.metric]
     ties = next((scores[name] for name in _TIES if name in scores), values)
-    return min(range(len(spec.momenta)), key=lambda m: (sign * values[m], ties[m]))
+
+    def place(m: int) -> tuple[bool, float, bool, float]:
+        return math.isnan(values[m]), sign * values[m], math.isnan(ties[m]), ties[m]
+
+    return min(range(len(spec.momenta)), key=place)
 
 
 def of_best(
