@@ -108,6 +108,23 @@ def test_cfg_prints_yaml_and_runs_nothing(empty: Path) -> None:
     assert result.returncode == 0 and result.stderr == "" and not list(empty.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "error"),
+    [
+        ([], 0, ""),
+        (["+study=synthetic", "model.dropout=2"], 0, ""),
+        (["huh=1"], 2, "error: huh: unknown key; "),
+    ],
+)
+def test_cfg_prints_what_is_not_yet_a_study(
+    words: list[str], code: int, error: str, empty: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--cfg", "job", *words]) == code
+    out, err = capsys.readouterr()
+    assert {"model", "data", "trainer", "search"} <= yaml.safe_load(out).keys()
+    assert err.startswith(error) and bool(err) == bool(error)
+
+
 def test_plan_says_what_would_run_and_writes_nothing(
     empty: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,7 @@ import yaml
 
 from dropnorm.data.idx import DIMENSIONS
 from sweep.__main__ import main
+from sweep.compose import conf_folder
 from sweep.config import Plan, make_plan
 from sweep.errors import ConfigError
 
@@ -279,6 +280,35 @@ BAD = [
         "model.bn_momentum, which every trial scores whole; "
         "type sampler=tpe or sampler=gp",
     ),
+    (
+        "+study=synthetic model.bn_momentum=0.1 model.hidden=[60] 'model.norm=choice(batch,group)'",
+        "search.model.norm: group from choice(batch,group) does not go with model.groups: expected "
+        f"with norm=group a divisor of every width, got 8; {EXAMPLE} model.groups=1",
+    ),
+    (
+        "+study=synthetic 'optimizer.name=choice(adam,sgd)' model.network=mlp,cnn",
+        "search.optimizer.name: expected choices that have the same settings, got "
+        "choice(adam,sgd); run a study for each choice: optimizer=CHOICE study.name=NAME",
+        "search.model.network: expected choices that have the same settings, got mlp,cnn; "
+        "run a study for each choice: model=CHOICE study.name=NAME",
+    ),
+    (
+        "+study=synthetic 'data._target_=choice(dropnorm.MNIST,dropnorm.Synthetic)'",
+        "search.data._target_: expected choices that have the same settings, got "
+        "choice(dropnorm.MNIST,dropnorm.Synthetic); "
+        "run a study for each choice: data=CHOICE study.name=NAME",
+    ),
+    (
+        "study.name=x model=own model._target_=my.M study.metric=val_acc +model.widths=[8,8] "
+        "'model.widths.0=choice(1,2)' +model.net=abc 'model.net.width=choice(1,2)' "
+        "'model.depth=choice(1,2)' 'model.depth.of=choice(1,2)'",
+        "search.model.widths.0: expected a group of settings at model.widths, got [8,8]; "
+        "search it as a whole: model.widths=choice(X,Y)",
+        "search.model.net.width: expected a group of settings at model.net, got abc; "
+        "search it as a whole: model.net=choice(X,Y)",
+        "search.model.depth.of: expected a group of settings at model.depth, got choice(1,2); "
+        "search it as a whole: model.depth=choice(X,Y)",
+    ),
     # grammar
     (
         "+study=mnist 'a=(b'",
@@ -496,6 +526,17 @@ def test_a_config_folder_may_come_by_hydras_searchpath_instead(own: Folder, tmp_
         make_plan(["+study=mine", path], own("other", ""))
 
 
+def test_a_file_with_the_name_of_a_shipped_one_is_refused(own: Folder) -> None:
+    shipped = (conf_folder() / "study" / "synthetic.yaml").read_text()
+    folder = own("synthetic", shipped)  # a copy that is not changed yet
+    assert make_plan(["+study=synthetic"], folder).study.trials == 8
+    own("synthetic", shipped.replace("trials: 8", "trials: 777"))
+    with pytest.raises(ConfigError) as raised:
+        make_plan(["+study=synthetic"], folder)
+    what = "expected another name than that of a shipped file, which is read in its place"
+    assert str(raised.value) == f"{folder}/study/synthetic.yaml: {what}; rename it"
+
+
 # Good ones ----------------------------------------------------------------------------------------
 
 
@@ -527,6 +568,20 @@ def test_of_two_words_about_a_key_the_later_counts() -> None:
     searched, fixed = "model.dropout=interval(0,0.1)", "model.dropout=0.25"
     assert ranges(make_plan(["+study=mnist", fixed, searched]))["model.dropout"]
     assert "model.dropout" not in ranges(make_plan(["+study=mnist", searched, fixed]))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["model.norm=choice(batch,group)", "model.groups=choice(4,7)"],
+        ["model.residual=choice(true,false)", "model.hidden=choice([60,60],[30])"],
+        ["model.norm=choice(batch,group)", "model.groups=choice(7,11)", "model.hidden=[22],[44]"],
+        ["optimizer.name=choice(adam,adamw)"],
+    ],
+)
+def test_a_value_that_suits_another_range_is_searched(words: list[str]) -> None:
+    plan = make_plan(["+study=synthetic", "model.hidden=[60]", *words])
+    assert {word.partition("=")[0] for word in words} <= ranges(plan).keys()
 
 
 def test_settings_that_are_not_in_the_files_are_added_and_searched(own: Folder) -> None:

@@ -81,6 +81,14 @@ def test_without_a_gpu_the_cores_are_shared(
     assert places(local(tmp_path, **settings)) == [Place(None, threads)] * workers
 
 
+def test_where_nobody_tells_which_cores_may_be_used_all_are(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")  # macOS and Windows have none
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert places(local(tmp_path, "cpu")) == [Place(None, 1)] * 3
+
+
 def test_gpus_are_left_alone_when_the_cpu_is_wanted(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -129,6 +137,7 @@ def test_fewer_gpus_than_a_trial_needs_are_an_error(
     "typed, message",
     [
         ("trainer.devices=choice(1,2)", "trainer.devices: expected one value for all trials"),
+        ("trainer.accelerator=cpu,gpu", "trainer.accelerator: expected one value for all trials"),
         ("executor.workers_per_device=2", "executor.workers_per_device: expected 1 where a trial"),
     ],
 )

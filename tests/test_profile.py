@@ -22,6 +22,7 @@ def test_a_logarithmic_interval_gives_the_banks_own_momenta() -> None:
     ("text", "expected"),
     [
         ("interval(0.1, 0.7)", tuple(round(0.1 + 0.05 * k, 2) for k in range(13))),
+        ("interval(0.1, 0.1012)", tuple(round(0.1 + 0.0001 * k, 4) for k in range(13))),
         ("choice(null, 0.1, 1)", (None, 0.1, 1.0)),
         ("range(0.25, 1, 0.25)", (0.25, 0.5, 0.75)),
     ],

@@ -156,6 +156,14 @@ def test_other_settings_are_refused_naming_both(
     open_and_close(plan(tmp_path))  # and the lock is free
 
 
+def test_a_range_that_is_spelled_otherwise_is_the_same(tmp_path: Path) -> None:
+    recorded(tmp_path, "optimizer.lr=choice(1,2)")
+    same = "model.dropout=interval(0,0.70)"
+    open_and_close(plan(tmp_path, same, "optimizer.lr=1, 2"))
+    with pytest.raises(ConfigError, match=r"lr: recorded choice\(1,2\), now 1.0,2.0\n  type"):
+        Record(plan(tmp_path, same, "optimizer.lr=1.0,2.0"))
+
+
 @pytest.mark.parametrize(
     "typed", ["study.trials=4", "study.trials=40", "sampler=tpe", "pruner=asha", "executor=local"]
 )
@@ -380,3 +388,15 @@ def test_a_checkpoint_not_crowned_before_a_crash_is_crowned(tmp_path: Path) -> N
     open_and_close(plan(tmp_path, "study.trials=2"))
     (checkpoint,) = (tmp_path / "synthetic" / "checkpoints").iterdir()
     assert (checkpoint.name, checkpoint.read_bytes()) == ("best.ckpt", b"of the best trial")
+
+
+def test_of_two_bests_recorded_together_the_better_checkpoint_stays(tmp_path: Path) -> None:
+    with bench(plan(tmp_path, "study.trials=2")) as desk:
+        first, second = desk.ask(lanes=2)
+        ends = [
+            Ended(spec.number, "complete", metrics(value), 1.0, checkpoint=str(value).encode())
+            for spec, value in ((first, 0.8), (second, 0.9))
+        ]
+        desk.say("a", *ends)
+        (checkpoint,) = (tmp_path / "synthetic" / "checkpoints").iterdir()
+        assert (checkpoint.name, checkpoint.read_bytes()) == ("best.ckpt", b"0.9")

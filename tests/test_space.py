@@ -120,6 +120,7 @@ def test_shares_are_even_on_the_scale_of_the_range() -> None:
         ("int(interval(1,9))", [1, 3, 5, 7, 9]),
         ("int(interval(1,3))", [1, 2, 3]),
         ("range(1,20,3)", [1, 4, 7, 10, 13, 16, 19]),
+        ("range(0,49)", [*range(49)]),  # 1 / 49 * 49 is less than 1
         ("choice(a,b)", ["a", "b"]),
     ],
 )

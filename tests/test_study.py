@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -20,7 +22,10 @@ from dropnorm import Classifier, Synthetic
 from sweep import load_study
 from sweep.config import Plan, make_plan
 from sweep.errors import StudyError
-from sweep.run import run_study
+from sweep.messages import Report
+from sweep.rerun import rerun
+from sweep.roster import Roster
+from sweep.run import INTERRUPTED, run_study
 from tests.studies import bench, on_one_core, plan
 
 CONF = str(Path(__file__).parent / "conf")
@@ -130,3 +135,43 @@ def test_going_on_with_other_versions_is_said(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(config))
     _, text = run(plan(tmp_path, "study.trials=2"))
     assert "trials recorded so far ran with another version: torch 1.0 is now 2." in text
+
+
+def again(folder: Path, number: str) -> tuple[int, str]:
+    """`rerun` in this process: its exit code and what it prints."""
+    output = StringIO()
+    code = rerun(load_study(folder / "synthetic"), number, Console(file=output, width=100))
+    return code, output.getvalue()
+
+
+@pytest.mark.parametrize("status", ["complete", "pruned"])
+def test_a_trial_is_the_same_after_the_pruner_has_changed(tmp_path: Path, status: str) -> None:
+    """Where a bank was scored belongs to the pruner of then, which is not recorded."""
+    typed = ["pruner=median", "pruner.startup_trials=1", "pruner.first_rung=0.5"]
+    code, _ = run(plan(tmp_path, "study.trials=8", "pruner.control=0.0", *typed))
+    assert code == 0
+    run(plan(tmp_path, "study.trials=9", "pruner=none"))
+    trials = load_study(tmp_path / "synthetic").trials
+    number = next(t.number for t in trials if t.status == status)
+    code, text = again(tmp_path, str(number))
+    assert code == 0, text
+    assert "the same in every digit of every metric" in text
+
+
+def test_ctrl_c_stops_a_trial_that_is_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(plan(tmp_path, "study.trials=1"))
+    exchange = Roster.exchange
+
+    def interrupted(roster: Roster, worker: str, events: Any) -> Any:
+        if any(isinstance(event, Report) for event in events):
+            signal.raise_signal(signal.SIGINT)
+        return exchange(roster, worker, events)
+
+    monkeypatch.setattr(Roster, "exchange", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    code, text = again(tmp_path, "0")
+    assert code == INTERRUPTED
+    assert "Ctrl-C: stopping after the running epoch" in text
+    assert signal.getsignal(signal.SIGINT) is before

@@ -103,14 +103,17 @@ def _run(options: Namespace, command: str) -> int:
 def _look_ahead(
     word: str, overrides: list[str], options: Namespace, console: Console, command: str
 ) -> int:
-    from sweep.config import make_plan
+    from sweep.config import composition, make_plan
 
-    plan = make_plan(overrides, options.config_dir)
     if options.cfg:
         import yaml
 
-        print(yaml.safe_dump(dict(plan.resolved), sort_keys=False), end="")
+        config, problems = composition(overrides, options.config_dir)
+        print(yaml.safe_dump(config, sort_keys=False), end="")
+        if problems:
+            raise ConfigError(problems)
         return 0
+    plan = make_plan(overrides, options.config_dir)
     if word == "plan":
         from sweep.record import load_study
         from sweep.show import show_plan

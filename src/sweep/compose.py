@@ -57,9 +57,8 @@ def compose_config(overrides: Sequence[Override], config_dir: str | None) -> Com
     """The configuration with these overrides, and one problem for each that does not fit."""
     places = [_text(o) for o in overrides if o.key_or_group == "hydra.searchpath"]
     if config_dir is not None:
-        problem = _no_folder(config_dir, places)
-        if problem:
-            return Composed({}, [], [problem])
+        if problems := _unusable(Path(config_dir), places):
+            return Composed({}, [], problems)
         quoted = str(Path(config_dir).resolve()).replace("'", r"\'")
         places = [f"hydra.searchpath=['file://{quoted}']"]
     others = [o for o in overrides if o.key_or_group != "hydra.searchpath"]
@@ -75,13 +74,22 @@ def compose_config(overrides: Sequence[Override], config_dir: str | None) -> Com
             return _one_by_one(others, places, studies)
 
 
-def _no_folder(config_dir: str, places: Sequence[str]) -> Problem | None:
-    if not Path(config_dir).is_dir():
-        return Problem("--config-dir", f"expected a folder, {got(config_dir)}", "type one there is")
+def _unusable(folder: Path, places: Sequence[str]) -> list[Problem]:
+    """Why a folder of the user's cannot be read; of two files of one name the shipped one is."""
+    if not folder.is_dir():
+        what = f"expected a folder, {got(str(folder))}"
+        return [Problem("--config-dir", what, "type one there is")]
     if places:
         what = "expected either this or hydra.searchpath, got both"
-        return Problem("--config-dir", what, "name both folders in hydra.searchpath")
-    return None
+        return [Problem("--config-dir", what, "name both folders in hydra.searchpath")]
+    shipped = {path.relative_to(conf_folder()): path for path in conf_folder().glob("*/*.yaml")}
+    taken = [
+        folder / name
+        for name, path in sorted(shipped.items())
+        if (folder / name).is_file() and (folder / name).read_bytes() != path.read_bytes()
+    ]
+    what = "expected another name than that of a shipped file, which is read in its place"
+    return [Problem(str(path), what, "rename it") for path in taken]
 
 
 def _compose(overrides: Sequence[str]) -> dict[str, Any]:

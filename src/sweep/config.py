@@ -54,6 +54,23 @@ class Plan:
         return write_params(self.trial, settings)
 
 
+def composition(
+    words: Sequence[str], config_dir: str | None = None
+) -> tuple[dict[str, Any], list[Problem]]:
+    """The configuration with its ranges as far as it can be composed, and why no further.
+
+    What it says is not checked, so that it shows while something is wrong with it. Errors:
+    ConfigError if there is nothing to show.
+    """
+    overrides = read_overrides(words)
+    composed = compose_config(overrides.fixed, config_dir)
+    problems = [*overrides.problems, *composed.problems]
+    if not composed.config:
+        raise ConfigError(problems)
+    search = _search(composed.config.pop("search", None), overrides, problems)
+    return {**composed.config, "search": search}, problems
+
+
 def make_plan(words: Sequence[str], config_dir: str | None = None) -> Plan:
     """Compose and check. Errors: ConfigError with every mistake that was found."""
     overrides = read_overrides(words)
@@ -92,7 +109,7 @@ def _unfit(plan: Plan) -> list[Problem]:
 
 def _misplaced(plan: Plan) -> list[Problem]:
     """What cannot be told to workers, who are placed before their first trial."""
-    placement = [f"trainer.{key}" for key in ("devices", "strategy")]
+    placement = [f"trainer.{key}" for key in ("accelerator", "devices", "strategy")]
     found = [
         Problem(d.key, "expected one value for all trials, got a range", f"type {d.key}=VALUE")
         for d in plan.search

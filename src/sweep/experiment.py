@@ -10,7 +10,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from sweep.config import TRIAL_SECTIONS, Plan
 from sweep.errors import StudyError, as_typed
 from sweep.schema import TrainerSettings
 from sweep.sections import leaves
+from sweep.space import parse_dimension
 from sweep.strategies import design
 
 LIBRARIES = ("dropnorm", "torch", "pytorch-lightning", "optuna", "hydra-core", "numpy")
@@ -75,8 +76,18 @@ def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
     return [
         f"{key}: recorded {_spelled(key, before)}, now {_spelled(key, after)}"
         for key in dict.fromkeys([*before, *after])
-        if before.get(key) != after.get(key)
+        if _meaning(key, before) != _meaning(key, after)
     ]
+
+
+def _meaning(key: str, settings: Mapping[str, Any]) -> Any:
+    """A setting; of a range what it says, however it is spelled."""
+    if key.startswith("search.") and key in settings:
+        try:  # in words, for 1, 1.0 and true are equal
+            return repr(replace(parse_dimension(key, settings[key]), text=""))
+        except ValueError:  # recorded by another version, or changed by hand
+            pass
+    return settings.get(key)
 
 
 def _shared(config: Mapping[str, Any]) -> dict[str, Any]:

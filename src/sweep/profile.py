@@ -17,7 +17,7 @@ from sweep.space import Dimension
 from sweep.trial_config import is_retrofitted
 
 POINTS = 13  # momenta of an interval: four a decade from 0.001 to 1
-_DIGITS = 3
+_DIGITS = range(3, 18)  # 17 tell any two numbers apart
 PACKABLE = "dropnorm.Classifier"
 
 
@@ -50,7 +50,9 @@ def momenta(dimension: Dimension) -> tuple[float | None, ...]:
         return tuple(None if p is None else float(p) for p in points)
     values = [float(p) for p in points if p is not None]
     if dimension.step is None:  # between the ends any number will do: short ones
-        values[1:-1] = [float(f"{value:.{_DIGITS}g}") for value in values[1:-1]]
+        spellings = ([f"{value:.{digits}g}" for value in values] for digits in _DIGITS)
+        different = next(texts for texts in spellings if len({*texts}) == len(texts))
+        values[1:-1] = map(float, different[1:-1])
     return tuple(values)
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain, combinations, islice
 from typing import Any
 
 from sweep.data_check import missing_data
-from sweep.errors import Problem
+from sweep.errors import Problem, as_typed, got
 from sweep.schema import FORMS
 from sweep.sections import belongs_to_others, check_section, keys_of, unknown_key
 from sweep.space import Dimension, parse_dimension, write_params
+
+_MOST = 3000  # combinations of up to three corners of other ranges
 
 
 def check_ranges(
@@ -27,7 +30,7 @@ def check_ranges(
     for key, text in search.items():
         if key.partition(".")[0] in doubtful:
             continue
-        if problem := _unsearchable(key, config, sections):
+        if problem := _unsearchable(key, config, sections) or _within(key, config, search):
             problems.append(problem)
             continue
         try:
@@ -35,8 +38,9 @@ def check_ranges(
         except ValueError as error:
             problems.append(Problem(f"search.{key}", str(error), "correct the range"))
             continue
-        problems += _unfit(config, dimension)
         dimensions.append(dimension)
+    for dimension in dimensions:
+        problems += _unfit(config, dimension, dimensions)
     return dimensions, problems
 
 
@@ -55,22 +59,64 @@ def _unsearchable(key: str, config: Mapping[str, Any], sections: Collection[str]
     return None
 
 
-def _unfit(config: Mapping[str, Any], dimension: Dimension) -> list[Problem]:
-    """What is wrong with the first value of the range that its key may not take."""
+def _within(key: str, config: Mapping[str, Any], search: Mapping[str, Any]) -> Problem | None:
+    """Whether a key lies below a setting that has no keys: a list, a word, or a searched one."""
+    whole, *inner = key.split(".")[:-1] or [key]
+    setting = config.get(whole)
+    for part in inner:
+        whole, setting = f"{whole}.{part}", setting.get(part) if setting else None
+        if whole in search or not (setting is None or isinstance(setting, Mapping)):
+            came = f"got {search[whole]}" if whole in search else got(setting)
+            what = f"expected a group of settings at {whole}, {came}"
+            return Problem(f"search.{key}", what, f"search it as a whole: {whole}=choice(X,Y)")
+    return None
+
+
+def _unfit(
+    config: Mapping[str, Any], dimension: Dimension, search: Sequence[Dimension]
+) -> list[Problem]:
+    """What is wrong with the first value of the range that no trial can be trained with."""
+    key, text, section = dimension.key, dimension.text, dimension.key.partition(".")[0]
+    place = f"search.{key}"
     for value in map(dimension.setting, dimension.corners()):
-        problem = _wrong(config, dimension.key, value)
-        if problem is None:
+        problem = _wrong(config, key, {key: value})
+        if problem is None or _suits_others(config, dimension, value, search):
             continue
-        advice = problem.advice if problem.sure else "correct the range"
-        if isinstance(value, float) and not _wrong(config, dimension.key, int(value)):
-            advice = f"type {dimension.key}=int({dimension.text})"
-        what = f"{problem.what} from {dimension.text}"
-        return [Problem(f"search.{dimension.key}", what, advice)]
+        if problem.place == key:
+            advice = problem.advice if problem.sure else "correct the range"
+            if isinstance(value, float) and not _wrong(config, key, {key: int(value)}):
+                advice = f"type {key}=int({text})"
+            return [Problem(place, f"{problem.what} from {text}", advice)]
+        if key in (f"{section}._target_", f"{section}.{FORMS[section][0]}"):
+            what = f"expected choices that have the same settings, got {text}"
+            advice = f"run a study for each choice: {section}=CHOICE study.name=NAME"
+            return [Problem(place, what, advice)]
+        what = f"{as_typed(value)} from {text} does not go with {problem.place}: {problem.what}"
+        return [Problem(place, what, problem.advice)]
     return []
 
 
-def _wrong(config: Mapping[str, Any], key: str, value: Any) -> Problem | None:
-    section = key.partition(".")[0]
-    changed = write_params(config, {key: value})[section]
-    found = [*check_section(section, changed)[1], *missing_data(changed)]
-    return next((p for p in found if p.place == key), None)
+def _suits_others(
+    config: Mapping[str, Any], dimension: Dimension, value: Any, search: Sequence[Dimension]
+) -> bool:
+    """Whether a value that does not fit the section as it stands does so beside other ranges."""
+    section = dimension.key.partition(".")[0]
+    others = [d for d in search if d is not dimension and d.key.startswith(f"{section}.")]
+    corners = [(d.key, d.setting(corner)) for d in others for corner in d.corners()]
+    beside = chain.from_iterable(combinations(corners, count) for count in (1, 2, 3))
+    return any(
+        _wrong(config, dimension.key, {dimension.key: value, **dict(some)}) is None
+        for some in islice(beside, _MOST)
+    )
+
+
+def _wrong(config: Mapping[str, Any], key: str, values: Mapping[str, Any]) -> Problem | None:
+    """What is wrong with these values: first that of `key`, then what was right before them."""
+    name = key.partition(".")[0]
+    now, before = (_problems(name, c[name]) for c in (write_params(config, values), config))
+    found = [p for p in now if p.place == key] or [p for p in now if p not in before]
+    return found[0] if found else None
+
+
+def _problems(name: str, section: Any) -> list[Problem]:
+    return [*check_section(name, section)[1], *missing_data(section)]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from types import FrameType
 
 from rich.console import Console
 from rich.table import Table
@@ -13,25 +17,30 @@ from sweep.messages import Ended, Event, Order, Report, TrialSpec
 from sweep.profile import momenta, profiled, scored_epochs
 from sweep.results import ResultSet, TrialRow
 from sweep.roster import Roster
+from sweep.run import INTERRUPTED
 from sweep.schema import PrunerSettings
 from sweep.space import parse_dimension, write_params
 from sweep.terminal import show, spell
 
 
 def rerun(results: ResultSet, number: str, console: Console) -> int:
-    """Trains the trial as it was trained and shows both; 1 if they differ.
+    """Trains the trial as it was trained and shows both; 1 if they differ, 130 after Ctrl-C.
 
     Errors: ConfigError for a number that is none of the study's; StudyError if it never ended, or
     fails now.
     """
     row = _find(results, number)
     console.print(f"trial {row.number} of study {results.name}: {spell(row.params)}")
-    reports, ended = _train(results, row)
+    spec = make_spec(results, row)
+    reports, ended = _train(results, row, spec, console)
+    if ended is None:
+        console.print("stopped; the same command trains it from its first epoch")
+        return INTERRUPTED
     if ended.status == "failed" and row.status != "failed":
         raise StudyError(f"trial {row.number}: fails now: {ended.reason}")
     again = {report.epoch: report.metrics[results.metric] for report in reports}
     console.print(_table(results.metric, row, again))
-    return _verdict(results, row, again, ended, console)
+    return _verdict(results, row, spec, again, ended, console)
 
 
 def _find(results: ResultSet, number: str) -> TrialRow:
@@ -45,7 +54,11 @@ def _find(results: ResultSet, number: str) -> TrialRow:
 
 
 def make_spec(results: ResultSet, row: TrialRow) -> TrialSpec:
-    """The trial as the search started it."""
+    """The trial as the search started it.
+
+    Its last epoch is scored in any case. Where it was scored before is not recorded, and the pruner
+    that decided on it may have been another than the present one.
+    """
     config = results.config
     trial = {section: config.get(section) or {} for section in TRIAL_SECTIONS}
     dimensions = {key: parse_dimension(key, text) for key, text in results.search.items()}
@@ -57,10 +70,20 @@ def make_spec(results: ResultSet, row: TrialRow) -> TrialSpec:
         return spec
     budget, last = (int(c["trainer"]["max_epochs"]) for c in (trial, spec.config))
     scored = scored_epochs(PrunerSettings(**config["pruner"]), budget, last)
+    if (stop := _stop(row)) is not None:
+        scored = (*(epoch for epoch in scored if epoch < stop), stop)
     return replace(spec, momenta=momenta(free), momentum_key=free.key, scored=scored)
 
 
-def _train(results: ResultSet, row: TrialRow) -> tuple[list[Report], Ended]:
+def _stop(row: TrialRow) -> int | None:
+    """The epoch after which the trial was pruned, if it was."""
+    return max(row.curve, default=None) if row.status == "pruned" else None
+
+
+def _train(
+    results: ResultSet, row: TrialRow, spec: TrialSpec, console: Console
+) -> tuple[list[Report], Ended | None]:
+    """What the trial reports, and how it ends; None if it was interrupted."""
     from sweep.worker import work  # torch is loaded only where training happens
 
     reports: list[Report] = []
@@ -70,11 +93,27 @@ def _train(results: ResultSet, row: TrialRow) -> tuple[list[Report], Ended]:
         if isinstance(message, Report):
             reports.append(message)
 
-    stop_after = max(row.curve, default=None) if row.status == "pruned" else None
-    spec = make_spec(results, row)
-    roster = Roster([spec], watch, lambda _, ended: ends.append(ended), 0, stop_after)
-    work("rerun", roster.exchange, results.metric, results.direction, 1, row.arithmetic)
-    return reports, ends[0]
+    roster = Roster([spec], watch, lambda _, ended: ends.append(ended), 0, _stop(row))
+    with _interruptible(roster, console):
+        work("rerun", roster.exchange, results.metric, results.direction, 1, row.arithmetic)
+    return reports, ends[0] if ends else None
+
+
+@contextmanager
+def _interruptible(roster: Roster, console: Console) -> Iterator[None]:
+    """Ctrl-C once: after the running epoch; twice: now. Lightning would exit without a word."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if roster.draining:
+            raise SystemExit(INTERRUPTED)
+        console.print("Ctrl-C: stopping after the running epoch; once more to stop now")
+        roster.drain()
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _table(metric: str, row: TrialRow, again: dict[int, float]) -> Table:
@@ -86,12 +125,24 @@ def _table(metric: str, row: TrialRow, again: dict[int, float]) -> Table:
 
 
 def _verdict(
-    results: ResultSet, row: TrialRow, again: dict[int, float], ended: Ended, console: Console
+    results: ResultSet,
+    row: TrialRow,
+    spec: TrialSpec,
+    again: dict[int, float],
+    ended: Ended,
+    console: Console,
 ) -> int:
-    both = row.curve.keys() & again.keys()
-    most = max((abs(row.curve[epoch] - again[epoch]) for epoch in both), default=0.0)
-    if again == dict(row.curve) and dict(ended.metrics) == dict(row.metrics):
+    both = sorted(row.curve.keys() & again.keys())
+    differ = [epoch for epoch in both if row.curve[epoch] != again[epoch]]
+    # Before the last one, one value may be of the best momentum and the other of the trial's own.
+    excused = [epoch for epoch in differ if spec.momenta and epoch < spec.scored[-1]]
+    alike = row.curve.keys() == again.keys() and differ == excused
+    if alike and dict(ended.metrics) == dict(row.metrics):
         console.print("the same in every digit of every metric")
+        if excused:
+            epochs = ", ".join(map(str, excused))
+            console.print(f"(but for the momentum of epoch {epochs}: the pruner has changed)")
         return 0
+    most = max((abs(row.curve[epoch] - again[epoch]) for epoch in both), default=0.0)
     console.print(f"not the same: {results.metric} differs by at most {most:.3g} in an epoch")
     return 1

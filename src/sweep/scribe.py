@@ -42,7 +42,7 @@ class Scribe:
         self._clock, self._table_due_s = clock, clock()
         self._rows = {row.number: row for row in record.results().trials}
         self._writes: list[Callable[[], None]] = []
-        self._crown: int | None = None  # the trial whose checkpoint becomes best.ckpt
+        self._crown: tuple[int, bytes] | None = None  # the trial whose checkpoint becomes best.ckpt
         self._over: list[int] = []  # trials that have ended: what was saved of them can go
         self._to_record = False  # whether anything of that goes into study.db
         self._broken = False
@@ -79,8 +79,7 @@ class Scribe:
 
     def best(self, number: int, checkpoint: bytes) -> None:
         """This trial, which ends now, is the best so far."""
-        self._writes.append(partial(self._record.lay_checkpoint, number, checkpoint))
-        self._crown = number
+        self._crown = (number, checkpoint)
 
     def progress(self, ended: int, best: float | None) -> None:
         self._writes.append(partial(self._board.study, ended, best))
@@ -126,12 +125,14 @@ class Scribe:
 
     def _write_all(self) -> None:
         writes, self._writes = self._writes, []
+        if self._crown is not None:
+            self._record.lay_checkpoint(*self._crown)
         with self._record.store.together() if self._to_record else nullcontext():
             for write in writes:
                 write()
         self._to_record = False
         if self._crown is not None:
-            self._record.crown_checkpoint(self._crown)
+            self._record.crown_checkpoint(self._crown[0])
             self._crown = None
         while self._over:
             self._record.saves.remove(self._over.pop())

@@ -85,18 +85,22 @@ class Dimension:
         if self.log:  # each whole number has the room from half below to half above it
             below, above = low - 0.5, high + 0.5
             return int(max(low, min(high, round(below * (above / below) ** share))))
-        value = low + int(share * self._steps()) * (self.step or 1)
-        return int(value) if self.kind == "int" else value
+        return self._after(int(share * self._steps()))
 
     def grid(self, points: int) -> list[Value]:
         """`points` values evenly over an interval, its ends included; ranges and choices whole."""
         if self.low is None or self.high is None:
             return list(self.choices)
         if self.step is not None:
-            return [self.at(i / self._steps()) for i in range(self._steps())]
+            return [self._after(i) for i in range(self._steps())]
         first, last = self.corners()
         inner = [self.at(i / (points - 1)) for i in range(1, points - 1)]
         return list(dict.fromkeys([first, *inner, last]))
+
+    def _after(self, steps: int) -> Value:
+        assert self.low is not None
+        value = self.low + steps * (self.step or 1)
+        return int(value) if self.kind == "int" else value
 
     def _steps(self) -> int:
         assert self.low is not None and self.high is not None

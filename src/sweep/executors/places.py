@@ -41,7 +41,7 @@ def places(settings: ExecutorSettings, accelerator: str, per_trial: int = 1) -> 
     are too few for one trial.
     """
     gpus = [] if accelerator == "cpu" else visible_gpus()
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     devices: list[str | None]
     if gpus or isinstance(settings.devices, list):
         devices = [*_chosen(gpus, settings.devices)]
@@ -94,6 +94,13 @@ def _grouped(devices: Sequence[str | None], size: int) -> list[str | None]:
         )
     groups = range(len(devices) // size)
     return [",".join(map(str, devices[size * g : size * (g + 1)])) for g in groups]
+
+
+def usable_cores() -> int:
+    """Those that this process may use. Only Linux tells: elsewhere all that there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def visible_gpus() -> list[str]:

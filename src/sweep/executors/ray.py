@@ -23,7 +23,7 @@ from sweep.errors import ConfigError, Problem, StudyError
 from sweep.executors.child import Job
 from sweep.executors.crew import Crew, Evicted, Gone
 from sweep.executors.local import last_line
-from sweep.executors.places import MOST_ON_CPU, Place
+from sweep.executors.places import MOST_ON_CPU, Place, usable_cores
 from sweep.executors.post import Post
 from sweep.messages import Conducting, Event, Order
 from sweep.trial_config import devices_per_trial
@@ -62,7 +62,7 @@ def _connected(address: str | None) -> Iterator[ModuleType]:
         ) from None
     logging.getLogger("ray").setLevel(logging.ERROR)
     own: dict[str, Any] = {
-        "num_cpus": len(os.sched_getaffinity(0)),
+        "num_cpus": usable_cores(),
         "include_dashboard": False,
         "object_store_memory": _STORE_BYTES,
     }
