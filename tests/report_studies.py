@@ -123,6 +123,19 @@ def confirmed(folder: Path, trials: int = 24, **changes: Any) -> ResultSet:
     return study(folder, rows, **({"confirm": fresh} | changes))
 
 
+def some_without_batch_norm(folder: Path, trials: int = 20) -> ResultSet:
+    """The norm is searched too: every other trial, the best among them, has no bn_momentum."""
+    rows = []
+    for row in map(profiled, range(trials)):
+        if row.number % 2:
+            rows.append(replace(row, params={**row.params, "model.norm": "batch"}))
+            continue
+        params = {"model.dropout": row.params["model.dropout"], "model.norm": "none"}
+        rows.append(replace(row, params=params, value=(row.value or 0) + 0.001, momentum=None))
+    search = {**SEARCH, "model.norm": "choice(none,batch)"}
+    return study(folder, rows, search=search)
+
+
 class Page(HTMLParser):
     """A page's elements as (tag, attributes, text inside), in the order that they open."""
 

@@ -119,6 +119,16 @@ def test_equal_is_only_what_lies_within_the_margin() -> None:
     assert comparisons(results(confirm=rows), margin=0.0002)[0].outcome == "better"
 
 
+def test_margin_of_nothing_asks_for_no_number_of_seeds() -> None:
+    rows = [row("default", i, 0.98, 0.98) for i in range(5)]
+    rows += [row("1st", i, 0.98, 0.98 + (-1) ** i / 1e4) for i in range(5)]
+    (only,) = comparisons(results(confirm=rows), margin=0.0)
+    assert (only.outcome, only.seeds) == ("undecided", None)
+    assert only.sentence.endswith(
+        "may be chance: with a margin of 0 no number of seeds tells every difference from none."
+    )
+
+
 # What is missing
 
 

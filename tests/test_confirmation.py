@@ -7,7 +7,7 @@ import json
 import shutil
 from collections import Counter
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,20 @@ from torch import Tensor, nn
 from dropnorm import BatchNorm, Classifier, Synthetic
 from sweep import load_study
 from sweep.__main__ import main
+from sweep.conductor import Conductor
 from sweep.config import make_plan
 from sweep.confirm.checkpoints import recommended_path, recommended_row
 from sweep.confirm.contenders import choose_contenders
 from sweep.confirm.rows import read_rows
 from sweep.confirm.summary import summarise
-from sweep.confirm.training import Confirmation
+from sweep.confirm.training import Confirmation, Study
 from sweep.errors import ConfigError, StudyError
 from sweep.messages import MOMENTUM
 from sweep.record import Record
 from sweep.rerun import rerun
 from sweep.results import ConfirmRow, ResultSet
 from sweep.run import run_study
+from sweep.scribe import Scribe
 from tests.studies import row
 
 TYPED = ("+study=synthetic", "executor=inline", "pruner=none", "study.trials=4", "confirm.seeds=2")
@@ -266,6 +268,85 @@ def test_contenders_are_ranked_by_value_then_number() -> None:
         ("default", None),
     ]
     assert choose_contenders(plan, trials[2:3]) == []
+
+
+def test_each_setting_is_a_contender_once_and_the_default_keeps_its_name() -> None:
+    plan = make_plan(["+study=synthetic", "confirm.top=3"])
+    default, found, other = (
+        {"model.dropout": dropout, MOMENTUM: 0.1} for dropout in (0.0, 0.3, 0.5)
+    )
+    tried = [(0, found, 0.7), (1, found, 0.9), (2, default, 0.8), (3, default, 0.6),
+             (4, other, 0.5)]  # fmt: skip
+    trials = [row(number, value=value, params=params) for number, params, value in tried]
+    chosen = choose_contenders(plan, trials)
+    assert [(c.arm, c.trial) for c in chosen] == [("1st", 1), ("3rd", 4), ("default", 2)]
+    plan = make_plan(["+study=synthetic", "confirm.top=0"])
+    assert [(c.arm, c.trial) for c in choose_contenders(plan, trials)] == [("default", None)]
+
+
+def test_settings_that_many_trials_have_are_trained_once_and_called_the_same_again(
+    tmp_path: Path,
+) -> None:
+    words = ("model.bn_momentum=0.1", "model.dropout=choice(0.0,0.3)", "study.trials=6")
+    found = command(tmp_path, *words, "trainer.max_epochs=2")
+    assert len({(r.params["model.dropout"], r.seed) for r in found.confirm}) == 4
+    assert len(found.confirm) == 4
+    default = [r for r in found.confirm if r.arm == "default"]
+    assert {r.params["model.dropout"] for r in default} == {0.0}
+    assert {found.trials[r.trial or 0].params["model.dropout"] for r in default} == {0.0}
+    assert command(tmp_path, *words, "trainer.max_epochs=2") == found
+
+
+# A full disk
+
+
+def fails(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    assert main([*TYPED, f"study.folder={folder}"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {folder}/synthetic: cannot be written: ")
+    assert "make room, and type the same command again" in said
+
+
+def test_a_disk_that_is_full_during_the_confirmation_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def append_one(folder: Path, row: ConfirmRow) -> None:
+        path = Path("/dev/full") if read_rows(folder) else folder / "confirm.jsonl"
+        path.write_text(json.dumps(asdict(row), default=str) + "\n")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sweep.confirm.training.append_row", append_one)
+        fails(capsys, tmp_path)
+    few = load_study(tmp_path / "synthetic").confirm
+    assert len(few) == 1 and not recommended_path(tmp_path / "synthetic").exists()
+    whole = command(tmp_path).confirm
+    assert len(whole) == 8 and whole[0] == few[0]
+
+
+def test_a_disk_that_is_full_before_the_confirmation_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    aside = tmp_path / "synthetic" / ".confirm.jsonl.new"
+    aside.parent.mkdir()
+    aside.symlink_to("/dev/full")
+    fails(capsys, tmp_path)  # between search and confirmation
+    fails(capsys, tmp_path)  # at once
+    aside.unlink()
+    assert len(command(tmp_path).confirm) == 8
+
+
+def test_a_search_that_could_not_be_written_is_not_confirmed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Scribe, last: bool = False) -> None:
+        raise StudyError("full")
+
+    monkeypatch.setattr(Scribe, "flush", full)
+    with closing(Record(plan := make_plan([*TYPED, f"study.folder={tmp_path}"]))) as record:
+        search = Conductor(plan, record, lambda *passed: None)
+        search.total = 0
+        study = Study(search, pytest.fail, 2)
+        assert study.confirmation is None and study.halted and study.failure == "full"
 
 
 def test_a_trial_trained_again_is_the_same_in_every_digit(

@@ -12,16 +12,29 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from tensorboard.plugins.hparams import metadata
 
+from sweep.hparams import columns
 from sweep.metric import plain
 from sweep.parameters import parameters_of
-from sweep.report import build_report
-from sweep.report.reading import read
+from sweep.report import build_report, figures
+from sweep.report.reading import Reading, read
 from sweep.report.smooth import smooth
 from sweep.report.theme import DARK, LIGHT
 from sweep.results import MomentumCurve, ResultSet
+from sweep.space import parse_dimension
+from sweep.terminal import spell
 from tests.browser import screenshot
-from tests.report_studies import Page, confirmation, confirmed, profiled, study, trial
+from tests.report_studies import (
+    Page,
+    confirmation,
+    confirmed,
+    profiled,
+    some_without_batch_norm,
+    study,
+    trial,
+)
 
 FIGURES = ("surface", "dropout", "slices", "history", "importance", "learning")
 
@@ -64,6 +77,42 @@ def test_a_confirmed_study_says_what_fresh_seeds_gave(confirmed_page: Page) -> N
     assert confirmed_page.all("p", "value") == [
         plain(chosen.params[key]) for key in ("model.dropout", "model.bn_momentum")
     ]
+
+
+def test_a_network_without_batch_norm_is_recommended_no_momentum(tmp_path: Path) -> None:
+    results = some_without_batch_norm(tmp_path, 9)  # too few for an importance
+    chosen = read(results).answer.recommended
+    assert chosen is not None and chosen.params["model.norm"] == "none"
+    page = Page(build_report(results))
+    assert page.all("p", "value") == [plain(chosen.params["model.dropout"]), "none"]
+
+
+@pytest.mark.parametrize("name", ["surface", "importance"])
+def test_a_figure_that_fails_is_named_and_costs_no_other(
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(reading: Reading, width: int) -> Figure:
+        raise ValueError("Inconsistent <parameters> " + "and so on " * 100)
+
+    results = study(tmp_path)
+    build_report(results)
+    monkeypatch.setitem(figures.LARGE if name in figures.LARGE else figures.SMALL, name, fail)
+    page = Page(build_report(results))
+    (said,) = caplog.messages
+    assert said.startswith(f"the figure {name} could not be drawn: ValueError: Inconsistent <par")
+    (line,) = page.all("p", "warning")
+    assert line.startswith("This figure could not be drawn: ValueError: Inconsistent <parameters>")
+    assert len(line) < 350
+    assert name.capitalize() in page.all("h2")
+    report = page.path.with_name("REPORT.md")
+    assert "ValueError: Inconsistent &lt;parameters&gt;" in report.read_text()
+    others = [f"figures/{other}.png" for other in FIGURES if other != name]
+    assert re.findall(r"figures/.*?\.png", report.read_text()) == others
+    assert {f"figures/{p.name}" for p in page.path.parent.glob("figures/*")} == set(others)
+    assert len(page.rows()) == 32
 
 
 def test_every_number_of_the_table_is_a_recorded_one(results: ResultSet, page: Page) -> None:
@@ -225,6 +274,7 @@ def odd_studies(folder: Path) -> dict[str, ResultSet]:
                 for t in map(profiled, range(9))
             ],
         ),
+        "some without batch norm": some_without_batch_norm(folder),
         "conditional": study(
             folder, [replace(t, params=t.params if t.number % 2 else {}) for t in rows]
         ),
@@ -248,6 +298,31 @@ def test_parameters_are_read_from_the_ranges_that_were_typed(tmp_path: Path) -> 
     assert (momentum.log, momentum.low, momentum.high) == (True, 0.001, 1.0)
     assert momentum.place(0.001) == 0 and momentum.at(momentum.place(0.03)) == pytest.approx(0.03)
     assert [p.name for p in others] == ["a.lr", "b.lr"]
+
+
+def test_the_axis_of_a_parameter_is_that_of_its_search(tmp_path: Path) -> None:
+    search = {
+        "a.width": "int(tag(log, interval(1, 64)))",
+        "a.depth": "range(1, 10, 2)",
+        "a.batch": "choice(1, 100)",
+        "a.epochs": [5, 10],
+    }
+    params = [{"a.width": 2, "a.depth": 3, "a.batch": b, "a.epochs": 5 * b} for b in (1, 100)]
+    rows = [replace(trial(i), params=params[i]) for i in range(2)]
+    found = [(p.log, p.low, p.high) for p in parameters_of(study(tmp_path, rows, search=search))]
+    assert found == [(True, 1, 64), (False, 1, 9), (True, 1, 100), (True, 5, 500)]
+
+
+def test_a_parameter_has_one_name_everywhere(tmp_path: Path) -> None:
+    search = {"optimizer.name": "choice(adam, sgd)", "a.b.lr": "interval(0, 1)", "c.lr": "a,b"}
+    params = {"optimizer.name": "adam", "a.b.lr": 0.5, "c.lr": "a"}
+    results = study(tmp_path, [replace(trial(0), params=params)], search=search)
+    names = ["optimizer.name", "b.lr", "c.lr"]
+    assert [p.name for p in parameters_of(results)] == names
+    assert spell(params) == "optimizer.name adam  b.lr 0.5  c.lr a"
+    (entry,) = columns({k: parse_dimension(k, v) for k, v in search.items()}, "val_accuracy").value
+    table = metadata.parse_experiment_plugin_data(entry.metadata.plugin_data.content)
+    assert [info.name for info in table.hparam_infos] == [*names, "status"]
 
 
 def test_smoothing_finds_the_hill_under_noise() -> None:

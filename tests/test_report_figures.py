@@ -18,7 +18,7 @@ from sweep.report.generalisation import gap_of
 from sweep.report.reading import read
 from sweep.report.timeline import bars_of
 from sweep.results import MomentumCurve, ResultSet
-from tests.report_studies import BEGIN, MOMENTA, confirmed, profiled, study, trial
+from tests.report_studies import BEGIN, MOMENTA, confirmation, confirmed, profiled, study, trial
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +130,25 @@ def test_dropout_stands_against_the_metric_and_the_gap_with_fresh_intervals(
         assert square.get_data()[1] == pytest.approx([100 * arm.validation.mean])
         assert lines(gap, f"fresh {arm.name}")
     assert lines(metric, "average, with 95 % interval")
+
+
+def test_wide_intervals_end_at_the_axis(tmp_path: Path) -> None:
+    fresh = [
+        replace(row, metrics={**row.metrics, "val_accuracy": 0.95 + 0.04 * place, "val_nll": place})
+        for place, row in enumerate(confirmation("1st", 0, 0.3, 2))
+    ]
+    drawn = figures(confirmed(tmp_path, confirm=fresh))["dropout"]
+    drawn.draw_without_rendering()  # the layout has room: it would warn
+    axes = drawn.axes[0]
+    low, high = axes.get_ylim()
+    assert 90 < low < high < 101
+    ticks = sorted(axes.get_yticks())
+    assert ticks[-1] <= 100 and high - ticks[-1] < 2 * (ticks[-1] - ticks[-2])
+    for panel in drawn.axes:
+        low, high = panel.get_ylim()
+        for line in panel.get_lines():
+            assert all(low <= y <= high for y in np.asarray(line.get_ydata(), dtype=float))
+    assert drawn.axes[1].get_ylim()[1] < 2
 
 
 def test_learning_curves_end_where_trials_were_pruned(

@@ -11,7 +11,7 @@ import optuna
 from sweep.report.figures import figures
 from sweep.report.importance import importances
 from sweep.report.reading import read
-from tests.report_studies import confirmed, study, trial
+from tests.report_studies import confirmed, some_without_batch_norm, study, trial
 
 SEARCH = {"model.dropout": "interval(0,0.7)", "optimizer.lr": "tag(log, interval(0.001,1))"}
 
@@ -41,6 +41,12 @@ def test_every_scored_momentum_counts(tmp_path: Path) -> None:
     assert found["bn_momentum"].share > found["bn_momentum"].floor
     (axes,) = figures(reading.study)["importance"].axes
     assert [label.get_text() for label in axes.get_yticklabels()] == list(found)
+
+
+def test_networks_without_batch_norm_leave_momentum_out(tmp_path: Path) -> None:
+    results = some_without_batch_norm(tmp_path)
+    found = importances(read(results))
+    assert {row.parameter.name for row in found} == {"dropout", "norm"}
 
 
 def test_few_trials_or_equal_ones_have_no_importance(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from tensorboard.plugins.hparams.backend_context import Context
 from tensorboard.plugins.hparams.get_experiment import Handler as ExperimentHandler
 from tensorboard.plugins.hparams.list_session_groups import Handler as SessionGroupsHandler
 
+from sweep.confirm.contenders import code_of
 from sweep.dashboards import show_figures
 from sweep.hparams import Outcome
 from sweep.messages import Value
@@ -354,7 +355,7 @@ def test_it_imports_neither_torch_nor_tensorflow(tmp_path: Path) -> None:
     assert rows(tmp_path / "tensorboard")
 
 
-def test_trainings_of_the_confirmation_are_one_row_an_arm_averaged(
+def test_trainings_of_the_confirmation_are_one_row_a_setting_averaged(
     folder: Path, board: Board
 ) -> None:
     end(board, 0)
@@ -365,19 +366,29 @@ def test_trainings_of_the_confirmation_are_one_row_an_arm_averaged(
         for _ in range(2):  # and again
             board.confirmed(ConfirmRow("1st", 0, PARAMS, seed, last, **times))
     shown = rows(folder)
-    assert set(shown) == {"trial_0000", "confirm 1st"}
-    row = shown["confirm 1st"]
+    name = f"confirm {code_of(PARAMS)}"
+    assert set(shown) == {"trial_0000", name}
+    row = shown[name]
     assert params(row) == {**params(shown["trial_0000"]), "status": "confirmed"}
     assert len(row.sessions) == 3
     assert {s.end_time_secs - s.start_time_secs for s in row.sessions} == {60.0}
     assert results(row)["final/val_accuracy"] == pytest.approx(0.6)
 
 
+def test_another_setting_of_the_same_rank_is_another_row(folder: Path, board: Board) -> None:
+    """More trials may bring a better 1st; what was confirmed of the old one stays as it is."""
+    settings = [{**PARAMS, "model.dropout": dropout} for dropout in (0.25, 0.5)]
+    for setting, accuracy in zip(settings, (0.5, 0.75), strict=True):
+        board.confirmed(ConfirmRow("1st", 0, setting, 1, metrics(accuracy)))
+    shown = {params(row)["dropout"]: results(row) for row in rows(folder).values()}
+    assert [shown[x]["final/val_accuracy"] for x in (0.25, 0.5)] == [0.5, 0.75]
+
+
 def test_diagnostics_of_the_confirmation_are_few_tags(folder: Path, board: Board) -> None:
     found = {"variance_shift": 1.5, "variance_shift/net.1": 1.25, "gap/val_nll": -0.5}
     found |= {"gap/val_ece": 0.25, "lag_cost/val_accuracy": 0.125, "dead_units/net.2": 0.75}
     board.confirmed(ConfirmRow("1st", 0, PARAMS, 1, metrics(0.5), diagnostics=found))
-    run = folder / "confirm_1st_1"
+    run = folder / f"confirm_{code_of(PARAMS)}_1"
     shown = {tag for tag in tags(run) if tag.startswith("diagnostics/")}
     wanted = ("variance_shift", "gap/val_nll", "lag_cost/val_accuracy")
     assert shown == {f"diagnostics/{name}" for name in wanted}

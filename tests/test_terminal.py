@@ -15,7 +15,7 @@ from rich.console import Console
 from sweep.messages import Ended, Report, Start, TrialSpec, Value, Vitals
 from sweep.results import ResultSet, TrialRow
 from sweep.show import show_best, show_end, show_plan
-from sweep.terminal import Terminal, minutes, short_names, show, spell
+from sweep.terminal import Terminal, minutes, show, spell
 from sweep.workers import Workers
 from tests.studies import metrics, plan, row
 
@@ -126,7 +126,7 @@ def test_a_loss_is_best_when_it_is_small() -> None:
     for number, value in enumerate((0.5, 0.9, 0.7)):
         screen.start(number)
         screen.end(number, "complete", value)  # val_nll is 1 - value
-    assert [line.split()[-4] for line in screen.drawn()[2:5]] == ["1", "2", "0"]
+    assert [line.split()[-5] for line in screen.drawn()[2:5]] == ["1", "2", "0"]
 
 
 def test_many_running_trials_leave_the_best_on_the_screen() -> None:
@@ -252,20 +252,34 @@ def test_a_note_goes_to_the_error_output(capfd: pytest.CaptureFixture[str]) -> N
 
 def test_metrics_and_parameters_are_spelled_for_reading() -> None:
     assert show("val_accuracy", 0.98765) == "98.77 %"
-    assert show("val_nll", 0.0123456) == "0.01235"
+    assert show("val_nll", 0.0123456) == "0.01235 nats"
     assert spell({"model.dropout": 0.31234, "retrofit.dropout": None}) == (
         "model.dropout 0.312  retrofit.dropout null"
     )
-    assert short_names(["model.name", "optimizer.name", "model.lr"]) == [
-        "model.name",
-        "optimizer.name",
-        "lr",
-    ]
+    assert spell({"model.name": "cnn", "optimizer.name": "sgd", "model.lr": 1}) == (
+        "model.name cnn  optimizer.name sgd  lr 1"
+    )
     assert spell({"model.dropout": 0.30001, "model.activation": "gelu"}) == (
         "dropout 0.3  activation gelu"
     )
     assert minutes(59.9) == "00:59"
     assert minutes(3661) == "01:01:01"
+    assert minutes(100000) == "27:46:40"
+
+
+def test_an_accuracy_that_is_in_percent_stays_as_it_is() -> None:
+    assert show("val_accuracy", 98.12) == "98.12"
+    assert show("val_accuracy", 0.5, [98.12]) == "0.50"
+    screen = Screen(80, study(row(0, value=98.12)))
+    screen.start(1)
+    screen.report(1, 1, 0.5)
+    assert [line.split()[2] for line in screen.drawn()[2:4]] == ["98.12", "0.50"]
+    assert not any("%" in line for line in screen.drawn()[2:4])
+    screen = Screen(80, study(row(0, value=98.12)), real=False)
+    screen.start(1)
+    screen.end(1, "complete", 0.5)
+    assert "val_accuracy 0.50  " in screen.printed()
+    assert "best 98.12 (trial 0)" in screen.printed()
 
 
 # Before and after a study

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
@@ -17,6 +16,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
 from sweep.messages import Value
+from sweep.parameters import short_name
 from sweep.space import Dimension
 
 METRICS = ("val_accuracy", "val_nll", "val_ece", "train_loss")
@@ -80,10 +80,8 @@ def row(
 
 
 def _names(search: Mapping[str, Dimension]) -> dict[str, str]:
-    """What each dotted key is called: its last word, unless another column has that name too."""
-    last = {key: key.rpartition(".")[2] for key in search}
-    taken = Counter([*last.values(), "status"])
-    return {key: word if taken[word] == 1 else key for key, word in last.items()}
+    """What each dotted key is called; `status` is a column already."""
+    return {key: short_name(key, [*search, "status"]) for key in search}
 
 
 def _column(name: str, dimension: Dimension) -> api_pb2.HParamInfo:

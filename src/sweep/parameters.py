@@ -1,23 +1,22 @@
 """The searched parameters of a study, as axes.
 
-A parameter is numeric if all its recorded values are numbers; whether its axis is logarithmic
-comes from the range as it was typed, e.g. `tag(log, interval(0.001,1))`.
+A parameter is numeric if all its recorded values are numbers; the ends of its axis and whether it
+is logarithmic come from the range as it was typed, e.g. `tag(log, interval(0.001,1))`.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sweep.messages import Value
 from sweep.metric import plain
 from sweep.results import ResultSet, TrialRow
 
-_LOG = re.compile(r"^\s*tag\(\s*(?:\w+\s*,\s*)*log\s*,")
-_CHOICES = re.compile(r"^\s*(?:\[|choice\()")  # YAML may list them without a call
-_BOUNDS = re.compile(r"\b(?:interval|range)\(\s*([^,()]+?)\s*,\s*([^,()]+?)\s*[,)]")
+if TYPE_CHECKING:
+    from sweep.space import Dimension
 
 _VAGUE = {"name", "kind", "type"}  # these endings say nothing without what comes before
 
@@ -27,7 +26,7 @@ class Parameter:
     """One searched parameter. `low` and `high` end its axis; they are 0 and 1 for categories."""
 
     key: str  # dotted, as in the configuration
-    name: str  # the shortest ending of the key that no other parameter shares
+    name: str  # see `short_name`
     typed: str  # its range; empty if it is not known
     numeric: bool
     log: bool
@@ -66,40 +65,41 @@ class Parameter:
 
 def parameters_of(study: ResultSet) -> list[Parameter]:
     """The parameters that at least one trial has a value for, in the order of the search space."""
+    from sweep.space import parse_dimension  # Hydra's grammar, loaded where there is a range
+
     keys = list(dict.fromkeys([*study.search, *(k for t in study.trials for k in t.params)]))
     found = {key: [t.params[key] for t in study.trials if key in t.params] for key in keys}
+    typed = {key: parse_dimension(key, text) for key, text in study.search.items()}
     return [
-        _parameter(key, _short(key, keys), str(study.search.get(key, "")), values)
+        _parameter(key, short_name(key, keys), typed.get(key), values)
         for key, values in found.items()
         if values
     ]
 
 
-def _parameter(key: str, name: str, typed: str, values: Sequence[Value]) -> Parameter:
+def _parameter(
+    key: str, name: str, dimension: Dimension | None, values: Sequence[Value]
+) -> Parameter:
+    typed = dimension.text if dimension else ""
     numbers = [float(v) for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
     if len(numbers) < len(values) or not all(map(math.isfinite, numbers)):
         categories = tuple(dict.fromkeys(plain(v) for v in sorted(values, key=str)))
         return Parameter(key, name, typed, False, False, 0.0, 1.0, categories)
     low, high = min(numbers), max(numbers)
-    # A list of choices carries no tag: decades between its ends ask for a logarithmic axis.
-    log = low > 0 and bool(_LOG.match(typed) or (_CHOICES.match(typed) and high / low >= 50))
-    if ends := _ends(typed):
-        low, high = min(low, ends[0]), max(high, ends[1])
-        log = log and low > 0
+    log = False
+    if dimension and dimension.kind == "categorical":
+        # Choices carry no tag: decades between their ends ask for a logarithmic axis.
+        log = low > 0 and high / low >= 50
+    elif dimension and dimension.low is not None and dimension.high is not None:
+        low, high = min(low, dimension.low), max(high, dimension.high)
+        log = dimension.log and low > 0
     if low == high:
         low, high = (low / 2, high * 2) if log else (low - 0.5, high + 0.5)
     return Parameter(key, name, typed, True, log, low, high, ())
 
 
-def _ends(typed: str) -> tuple[float, float] | None:
-    match = _BOUNDS.search(typed)
-    try:
-        return (float(match[1]), float(match[2])) if match else None
-    except ValueError:  # a range over something that is not a plain number
-        return None
-
-
-def _short(key: str, keys: Sequence[str]) -> str:
+def short_name(key: str, keys: Collection[str]) -> str:
+    """What a dotted key is called: its shortest ending that no other of the `keys` shares."""
     parts = key.split(".")
     for size in range(2 if parts[-1] in _VAGUE else 1, len(parts)):
         ending = ".".join(parts[-size:])

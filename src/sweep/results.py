@@ -85,7 +85,7 @@ class ConfirmRow:
     """
 
     arm: str
-    trial: int | None  # the trial of the search that the arm comes from; None for the default
+    trial: int | None  # the search's best with this setting; None if the default is not among them
     params: Mapping[str, Value]
     seed: int
     metrics: Mapping[str, float]

@@ -139,11 +139,13 @@ def _result(results: ResultSet) -> list[tuple[str, str]]:
     best = results.best
     if best is None or best.value is None:
         return [*lines, ("best", "no trial is complete")]
-    others = [f"{k} {show(k, v)}" for k, v in best.metrics.items() if k != results.metric]
+    others = [
+        f"{k} {_shown(results, k, v)}" for k, v in best.metrics.items() if k != results.metric
+    ]
     return [
         *lines,
         ("best", f"{spell(best.params)}  (trial {best.number})"),
-        (results.metric, f"{show(results.metric, best.value)}  ({', '.join(others)})"),
+        (results.metric, f"{_shown(results, results.metric, best.value)}  ({', '.join(others)})"),
         ("checkpoint", str(results.folder / "checkpoints" / "best.ckpt")),
         *_recommended(results),
     ]
@@ -155,12 +157,18 @@ def _recommended(results: ResultSet) -> list[tuple[str, str]]:
     if row is None:
         return []
     names = [n for n in (results.metric, tested(results.metric) or "") if n in row.metrics]
-    reached = ", ".join(f"{name} {show(name, row.metrics[name])}" for name in names)
+    reached = ", ".join(f"{name} {_shown(results, name, row.metrics[name])}" for name in names)
     return [
         ("recommended", f"{spell(row.params)}  ({row.arm}, seed {row.seed})"),
-        ("", f"{reached}"),
+        ("", reached),
         ("checkpoint", str(recommended_path(results.folder))),
     ]
+
+
+def _shown(results: ResultSet, name: str, value: float) -> str:
+    """A value of a metric as it is shown beside all that was recorded of that metric."""
+    recorded = [*(t.metrics for t in results.trials), *(r.metrics for r in results.confirm)]
+    return show(name, value, [metrics[name] for metrics in recorded if name in metrics])
 
 
 def _study(results: ResultSet) -> str:

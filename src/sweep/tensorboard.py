@@ -14,6 +14,7 @@ from pathlib import Path
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from sweep import hparams
+from sweep.confirm.contenders import code_of
 from sweep.dashboards import charts
 from sweep.event_files import (
     append_summary,
@@ -78,8 +79,9 @@ class Board:
         self._forget(number)
 
     def confirmed(self, row: ConfirmRow) -> None:
-        """Write a training of the confirmation; the table shows those of one arm as one row."""
-        run, group = f"confirm_{row.arm}_{row.seed}", f"confirm {row.arm}"
+        """Write a training of the confirmation; the table shows those of one setting as one row."""
+        code = code_of(row.params)
+        run, group = f"confirm_{code}_{row.seed}", f"confirm {code}"
         with self._or_warn():
             empty_event_files(self._folder / run)
         metrics = {k: v for k, v in row.metrics.items() if not k.startswith("test_")}

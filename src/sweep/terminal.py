@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import os
 import sys
-import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from threading import Lock
 from types import TracebackType
 
@@ -20,7 +19,8 @@ from rich.text import Text
 
 from sweep.confirm.contenders import Contender
 from sweep.messages import Ended, Event, Order, Report, Start, TrialSpec, Value
-from sweep.metric import plain
+from sweep.metric import Metric, plain
+from sweep.parameters import short_name
 from sweep.results import ResultSet
 from sweep.workers import Workers
 
@@ -148,19 +148,25 @@ class Terminal:
 
     def _line(self, event: Ended) -> str:
         value = event.metrics.get(self._metric, math.nan)
+        metric = self._scale(value)
         best = self._best_numbers()[:1]
         parts = [
             f"[{self._counts.total()}/{self._total}] trial {event.trial} {event.status}",
-            "" if math.isnan(value) else f"{self._metric} {show(self._metric, value)}",
+            "" if math.isnan(value) else f"{self._metric} {metric.show(value)}",
             spell(self._params[event.trial]),
             f"{event.seconds:.1f} s",
-            *(f"best {show(self._metric, self._values[n])} (trial {n})" for n in best),
+            *(f"best {metric.show(self._values[n])} (trial {n})" for n in best),
             event.reason or "" if event.status == "failed" else "",
         ]
         return "  ".join(part for part in parts if part)
 
     def _best_numbers(self) -> list[int]:
         return sorted(self._values, key=lambda n: (self._sign * self._values[n], n))
+
+    def _scale(self, *more: float) -> Metric:
+        """How the metric is shown, going by every value so far."""
+        running = [r.metrics.get(self._metric, math.nan) for r in self._last.values()]
+        return Metric.of(self._metric, {*self._values.values(), *running, *more})
 
     # Drawing -------------------------------------------------------------------------------------
 
@@ -182,8 +188,10 @@ class Terminal:
 
     def _table(self) -> tuple[Table, int]:
         """The best trials and the running ones, and how many parameters found no room there."""
-        rows = [*self._best_rows(), *self._running_rows()]
-        heads = ["", "trial", self._metric, "epochs", *short_names(self._keys)]
+        metric = self._scale()
+        rows = [*self._best_rows(metric), *self._running_rows(metric)]
+        names = [short_name(key, self._keys) for key in self._keys]
+        heads = ["", "trial", self._metric, "epochs", *names]
         widths = [max(map(cell_len, column)) + _GAP for column in zip(heads, *rows, strict=True)]
         fits = len(heads)
         while fits > _NO_PARAMETERS and sum(widths[:fits]) > self._console.width:
@@ -195,17 +203,17 @@ class Terminal:
             table.add_row(*map(Text, row[:fits]), style=_STYLES.get(row[0]))
         return table, len(heads) - fits
 
-    def _best_rows(self) -> Iterator[list[str]]:
+    def _best_rows(self, metric: Metric) -> Iterator[list[str]]:
         for place, number in enumerate(self._best_numbers()[:_BEST_SHOWN]):
-            value = show(self._metric, self._values[number])
+            value = metric.show(self._values[number])
             yield ["" if place else "★", str(number), value, "", *self._cells(self._params[number])]
 
-    def _running_rows(self) -> Iterator[list[str]]:
+    def _running_rows(self, metric: Metric) -> Iterator[list[str]]:
         workers = self._workers.height(self._most_workers())
         room = max(self._console.height - _OTHER_LINES - workers, 4)
         for number, spec in sorted(self._running.items())[:room]:
             report = self._last.get(number)
-            value = show(self._metric, report.metrics.get(self._metric, math.nan)) if report else ""
+            value = metric.show(report.metrics.get(self._metric, math.nan)) if report else ""
             epochs = f"{report.epoch if report else 0}/{spec.epochs}"
             yield ["▶", str(number), value, epochs, *self._cells(spec.params)]
 
@@ -217,24 +225,18 @@ class Terminal:
         return [t if len(t) <= _LONGEST else f"{t[: _LONGEST - 1]}…" for t in texts]
 
 
-def show(metric: str, value: float) -> str:
-    """A metric for reading: accuracies in percent, others with four significant digits."""
-    if "accuracy" in metric:
-        return f"{100 * value:.2f} %"
-    return f"{value:.4g}"
+def show(metric: str, value: float, known: Iterable[float] = ()) -> str:
+    """A metric for reading, scaled and rounded as suits it and the other `known` values of it."""
+    return Metric.of(metric, [value, *known]).show(value)
 
 
 def spell(params: Mapping[str, Value]) -> str:
     """`dropout 0.31  bn_momentum 0.05`: parameters by their short names."""
-    names = short_names(list(params))
-    return "  ".join(f"{n} {plain(v)}" for n, v in zip(names, params.values(), strict=True))
-
-
-def short_names(keys: Sequence[str]) -> list[str]:
-    """The last part of each dotted key, or all of it where two keys end alike."""
-    ends = Counter(key.rpartition(".")[2] for key in keys)
-    return [end if ends[end := key.rpartition(".")[2]] == 1 else key for key in keys]
+    return "  ".join(f"{short_name(key, params)} {plain(v)}" for key, v in params.items())
 
 
 def minutes(seconds: float) -> str:
-    return time.strftime("%H:%M:%S" if seconds >= 3600 else "%M:%S", time.gmtime(seconds))
+    """`01:15`, from an hour on `27:46:40`."""
+    rest, last = divmod(int(seconds), 60)
+    hours, rest = divmod(rest, 60)
+    return f"{hours:02}:{rest:02}:{last:02}" if hours else f"{rest:02}:{last:02}"

@@ -39,7 +39,7 @@ def by_seed(results: ResultSet, arm: str, split: Split) -> dict[int, float]:
 
 
 def arms_of(results: ResultSet) -> list[Arm]:
-    """Every arm that has a row: as good as the search saw them, and the default last."""
+    """Every arm that has a row: as good as the search saw them; last a default that it did not."""
     rows = {row.arm: row for row in reversed(results.confirm)}
     names = list(dict.fromkeys(row.arm for row in results.confirm))
     values = {name: by_seed(results, name, "validation") for name in names}

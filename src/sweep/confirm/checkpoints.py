@@ -6,11 +6,10 @@ of the median seed, neither lucky nor unlucky. Another setting may be recommende
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from sweep.confirm.arms import arms_of, by_seed, margin_of, recommend, sign_of
-from sweep.confirm.contenders import key_of
+from sweep.confirm.contenders import code_of
 from sweep.files import write_aside
 from sweep.results import ConfirmRow, ResultSet
 
@@ -73,6 +72,4 @@ def _folder(folder: Path) -> Path:
 
 
 def _path(folder: Path, row: ConfirmRow) -> Path:
-    """By the setting itself: arms are called otherwise when more trials have ended."""
-    setting = hashlib.sha256(key_of(row.params).encode()).hexdigest()[:12]
-    return _folder(folder) / f"{setting}_{row.seed}.ckpt"
+    return _folder(folder) / f"{code_of(row.params)}_{row.seed}.ckpt"

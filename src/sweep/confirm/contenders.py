@@ -6,6 +6,7 @@ differences between them are paired, which shows smaller ones.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,7 +21,7 @@ from sweep.sections import leaves
 
 @dataclass(frozen=True)
 class Contender:
-    """One setting to confirm; `trial` is None for the default."""
+    """One setting to confirm; `trial` is None for the default unless that is among the best."""
 
     arm: str
     trial: int | None
@@ -28,14 +29,23 @@ class Contender:
 
 
 def choose_contenders(plan: Plan, trials: Sequence[TrialRow]) -> list[Contender]:
-    """The best `confirm.top` complete trials, best first, and the default setting."""
+    """The `confirm.top` best settings of complete trials, best first, and the default; each once.
+
+    Of trials with one setting the best counts; one that has the default's is the default.
+    """
     sign = -1.0 if plan.study.direction == "maximize" else 1.0
     complete = [t for t in trials if t.status == "complete" and t.value is not None]
     ranked = sorted(complete, key=lambda t: (sign * (t.value or 0.0), t.number))
-    best = enumerate(ranked[: plan.confirm.top], 1)
+    settings: dict[str, TrialRow] = {}
+    for trial in ranked:
+        settings.setdefault(key_of(trial.params), trial)
+    best = enumerate([*settings.values()][: plan.confirm.top], 1)
     found = [Contender(_ordinal(place), t.number, dict(t.params)) for place, t in best]
     default = _default(plan)
-    return found if default is None or not found else [*found, Contender(DEFAULT, None, default)]
+    if default is None or not ranked:
+        return found
+    again = next((c.trial for c in found if c.params == default), None)
+    return [*(c for c in found if c.params != default), Contender(DEFAULT, again, default)]
 
 
 def make_specs(
@@ -78,6 +88,11 @@ def is_done(spec: TrialSpec, rows: Sequence[ConfirmRow]) -> bool:
 def key_of(params: Mapping[str, Value]) -> str:
     """A setting in one line, whatever the order of its parameters."""
     return as_typed(dict(sorted(params.items())))
+
+
+def code_of(params: Mapping[str, Value]) -> str:
+    """A setting in a file's name; its arm is called otherwise when more trials have ended."""
+    return hashlib.sha256(key_of(params).encode()).hexdigest()[:12]
 
 
 def _default(plan: Plan) -> dict[str, Value] | None:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from sweep.confirm.arms import is_default
 from sweep.confirm.findings import Arm, Comparison, Verdict
 from sweep.confirm.wording import Words, against, capital, plural
-from sweep.results import DEFAULT
 
 _SPOKEN = 3  # parameters that the answer names
 _ORDER = ("matters", "no difference", "undecided", "unknown")
@@ -42,7 +41,7 @@ def recommendation(
 
 
 def _of_others(chosen: Arm, comparisons: Sequence[Comparison]) -> str:
-    if chosen.name != DEFAULT:
+    if chosen.trial is not None:
         return ", which the search found again"
     if not comparisons:
         return ""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 from sweep.conductor import Conductor
 from sweep.config import Plan
@@ -24,7 +26,10 @@ from sweep.tensorboard import Board
 
 
 class Confirmation:
-    """What is left to confirm of a study that has been searched. Every row is written at once."""
+    """What is left to confirm of a study that has been searched. Every row is written at once.
+
+    Errors: StudyError if the rows cannot be written. Later that stops the roster, as its failure.
+    """
 
     def __init__(self, plan: Plan, record: Record, watch: Watch) -> None:
         self._record, self._watch = record, watch
@@ -34,23 +39,19 @@ class Confirmation:
         self.contenders = choose_contenders(plan, record.results().trials)
         self._specs = make_specs(plan, self.contenders)
         rows = renamed(read_rows(record.folder), self.contenders)
-        replace_rows(record.folder, rows)
         left = [spec for _, spec in self._specs.values() if not is_done(spec, rows)]
-        if left:
-            forget_recommended(record.folder)
+        with _written(record.folder):
+            replace_rows(record.folder, rows)
+            if left:
+                forget_recommended(record.folder)
         self.roster = Roster(left, self._watched, self._ended, plan.study.retries)
 
     def close(self) -> None:
         """Errors: StudyError if the recommended checkpoint cannot be written."""
-        if self.roster.ended < self.roster.total:
+        if self.roster.failure or self.roster.ended < self.roster.total:
             return
-        try:
+        with _written(recommended_path(self._record.folder)):
             settle_checkpoints(self._record.results())
-        except OSError as error:
-            raise StudyError(
-                f"{recommended_path(self._record.folder)}: cannot be written: {error.strerror}; "
-                "all trainings are recorded: make room, and type the same command again"
-            ) from error
 
     def _watched(self, worker: str, message: Event | Order) -> None:
         if isinstance(message, Start):
@@ -59,7 +60,7 @@ class Confirmation:
 
     def _ended(self, spec: TrialSpec, event: Ended) -> None:
         contender, _ = self._specs[spec.number]
-        if event.status != "complete":
+        if event.status != "complete" or self.roster.failure:
             return
         worker, started = self._begun[spec.number]
         row = ConfirmRow(
@@ -74,10 +75,28 @@ class Confirmation:
             started,
             dt.datetime.now(),
         )
-        if event.checkpoint is not None:
-            keep_checkpoint(self._record.folder, row, event.checkpoint)
-        append_row(self._record.folder, row)
-        self._board.confirmed(row)
+        try:
+            with _written(self._record.folder):
+                if event.checkpoint is not None:
+                    keep_checkpoint(self._record.folder, row, event.checkpoint)
+                append_row(self._record.folder, row)
+        except StudyError as error:  # raised here, it would look like a worker's end
+            self.roster.failure = str(error)
+            self.roster.halt()
+        else:
+            self._board.confirmed(row)
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    """What cannot be written inside is a StudyError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise StudyError(
+            f"{path}: cannot be written: {error.strerror}; what had ended is recorded: make room, "
+            "and type the same command again"
+        ) from error
 
 
 class Study:
@@ -96,7 +115,8 @@ class Study:
 
     def _begin(self) -> None:
         self._search.flush()  # the arms are chosen from the record
-        self.confirmation = self._make()
+        if self._search.failure is None:
+            self.confirmation = self._make()
 
     @property
     def _now(self) -> Conductor | Roster:
@@ -123,7 +143,7 @@ class Study:
 
     @property
     def failure(self) -> str | None:
-        return self._search.failure
+        return self._search.failure or self._now.failure
 
     def exchange(self, worker: str, events: Sequence[Event]) -> list[Order]:
         """As a conductor's. The first worker that the search lets go begins the confirmation."""
@@ -132,7 +152,11 @@ class Study:
         searching = self.confirmation is None and self._planned > 0
         if not (over and searching) or self._search.draining:
             return orders
-        self._begin()
+        try:
+            self._begin()
+        except StudyError as error:
+            self._search.failure = str(error)
+            self._search.halt()
         return self._now.exchange(worker, [e for e in events if isinstance(e, Ready)])
 
     def lost(self, worker: str, reason: str) -> None:

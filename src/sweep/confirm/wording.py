@@ -49,6 +49,8 @@ class Words:
 
     def more_seeds(self, seeds: int | None) -> str:
         """What would decide, e.g. `63 seeds a setting would tell 0.05 points from none`."""
+        if self.margin == 0:
+            return "with a margin of 0 no number of seeds tells every difference from none"
         if seeds is None:
             return "two seeds a setting or more would show how far chance goes"
         return f"{many(seeds)} a setting would tell {self.amount(self.margin)} from none"

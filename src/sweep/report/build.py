@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sweep.report.figures import COMPACT, LARGE, NARROW, SMALL, WIDE, draw
+from sweep.files import write_aside
+from sweep.report.figures import drawings
 from sweep.report.html import html
 from sweep.report.markdown import markdown
 from sweep.report.reading import read
-from sweep.report.theme import png, svg
 from sweep.results import ResultSet
 
 
@@ -21,25 +21,16 @@ def build_report(study: ResultSet) -> Path:
     Works at any time: with no trial yet, in the middle of a search, and after it.
     """
     reading = read(study)
-    figures = draw(reading, LARGE, WIDE) | draw(reading, SMALL, COMPACT)
-    narrow = draw(reading, LARGE, NARROW)
+    drawn = drawings(reading)
     report = study.folder / "report"
     pictures = report / "figures"
     pictures.mkdir(parents=True, exist_ok=True)
-    drawings = {name: [svg(figure, name)] for name, figure in figures.items()}
-    for name, figure in narrow.items():
-        drawings[name].append(svg(figure, f"{name}-narrow"))
-    for name, figure in figures.items():
-        _write(pictures / f"{name}.png", png(figure))
-    for stray in {p.stem for p in pictures.glob("*.png")} - figures.keys():
+    shown = {name: drawing.png for name, drawing in drawn.items() if drawing.png}
+    for name, picture in shown.items():
+        write_aside(pictures / f"{name}.png", picture)
+    for stray in {p.stem for p in pictures.glob("*.png")} - shown.keys():
         (pictures / f"{stray}.png").unlink()
-    _write(report / "REPORT.md", markdown(reading, list(figures)).encode())
+    write_aside(report / "REPORT.md", markdown(reading, drawn))
     page = report / "index.html"
-    _write(page, html(reading, drawings).encode())
+    write_aside(page, html(reading, drawn))
     return page
-
-
-def _write(path: Path, content: bytes) -> None:
-    aside = path.with_name(f".{path.name}.new")
-    aside.write_bytes(content)
-    aside.replace(path)

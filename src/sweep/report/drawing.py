@@ -71,11 +71,14 @@ def _ends(reading: Reading) -> tuple[float, float]:
 def limit(axes: Axes, reading: Reading, also: Sequence[float] = ()) -> None:
     """Limit a value axis to what is worth showing, with a strip at its edge for all the rest.
 
-    `also` are values, in shown units, that may be better than every trial's.
+    `also` are values, in shown units, that may be better than every trial's: the axis grows for
+    them, but no further than to twice its length, nor beyond 0 and 100 %.
     """
-    edge, top = (end * reading.metric.factor for end in _ends(reading))
-    top = reading.sign * max(reading.sign * v for v in (top, *also))
-    span = top - edge or reading.sign  # no difference at all if every value is zero
+    edge, best = (end * reading.metric.factor for end in _ends(reading))
+    span = best - edge or reading.sign  # no difference at all if every value is zero
+    possible = [min(max(v, 0.0), 100.0) for v in also] if reading.metric.unit == "%" else also
+    top = best + span * min(max([0.0, *((v - best) / span for v in possible)]), 1.0)
+    span = top - edge or span
     strip = edge - _EDGE * span, edge + _EDGE * span
     axes.set_ylim(*sorted((strip[0], top + 0.08 * span)))
     ticks = MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]).tick_values(*sorted((strip[1], top)))

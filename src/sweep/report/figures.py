@@ -6,7 +6,11 @@ touches pyplot: figures need no closing, and no display.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from textwrap import shorten
+from typing import NamedTuple, TypeVar
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -18,14 +22,18 @@ from sweep.report.learning import draw_learning
 from sweep.report.momentum import draw_momentum
 from sweep.report.pruning import draw_pruning
 from sweep.report.reading import Reading, read
+from sweep.report.sections import Section, section
 from sweep.report.slices import draw_slices
 from sweep.report.surface import draw_surface
-from sweep.report.theme import STYLE
+from sweep.report.theme import STYLE, png, svg
 from sweep.report.timeline import draw_timeline
 from sweep.results import ResultSet
 
+log = logging.getLogger(__name__)
+
 WIDE, COMPACT, NARROW = 760, 400, 340
 
+Made = TypeVar("Made")
 Draw = Callable[[Reading, int], Figure | None]
 
 LARGE: dict[str, Draw] = {  # a page draws them for wide and for narrow screens
@@ -43,13 +51,57 @@ SMALL: dict[str, Draw] = {  # two beside each other, or one on a narrow screen
 }
 
 
+class Drawing(NamedTuple):
+    """A figure as a report shows it; of one that could not be drawn there are only words."""
+
+    section: Section
+    svgs: Sequence[str] = ()  # of a large figure a wide one and a narrow one
+    png: bytes = b""
+
+
 def figures(study: ResultSet, width: int = WIDE) -> dict[str, Figure]:
-    """The figures that this study has something to show in, by name."""
-    return draw(read(study), [*LARGE, *SMALL], width)
+    """The figures that this study has something to show in, by name.
+
+    One that cannot be drawn is missing; a warning says why.
+    """
+    reading = read(study)
+    drawn = {n: _attempt(n, partial(draw, reading, n, width)) for n in (*LARGE, *SMALL)}
+    return {name: figure for name, figure in drawn.items() if isinstance(figure, Figure)}
 
 
-def draw(reading: Reading, names: Iterable[str], width: int) -> dict[str, Figure]:
-    """Those of the named figures that there is something to show in."""
+def draw(reading: Reading, name: str, width: int) -> Figure | None:
+    """One figure; None if there is nothing to show in it."""
     with mpl.rc_context(STYLE):
-        drawn = {name: (LARGE | SMALL)[name](reading, width) for name in names}
-    return {name: figure for name, figure in drawn.items() if figure is not None}
+        return (LARGE | SMALL)[name](reading, width)
+
+
+def drawings(reading: Reading) -> dict[str, Drawing]:
+    """The same figures as a report shows them; in the place of one that cannot be drawn, why."""
+    found: dict[str, Drawing] = {}
+    for name in (*LARGE, *SMALL):
+        made = _attempt(name, partial(_drawing, reading, name))
+        if isinstance(made, str):
+            found[name] = Drawing(Section(name.capitalize(), [made], warns=True))
+        elif made is not None:
+            found[name] = made
+    return found
+
+
+def _drawing(reading: Reading, name: str) -> Drawing | None:
+    figure = draw(reading, name, WIDE if name in LARGE else COMPACT)
+    if figure is None:
+        return None
+    svgs = [svg(figure, name)]
+    if name in LARGE and (narrow := draw(reading, name, NARROW)) is not None:
+        svgs.append(svg(narrow, f"{name}-narrow"))
+    return Drawing(section(reading, name), svgs, png(figure))
+
+
+def _attempt(name: str, make: Callable[[], Made | None]) -> Made | str | None:
+    """What `make` returns, or why it could not: no single figure may cost a report."""
+    try:
+        return make()
+    except Exception as error:
+        why = shorten(f"{type(error).__name__}: {error}", 300, placeholder=" …")
+        log.warning("the figure %s could not be drawn: %s", name, why)
+        return f"This figure could not be drawn: {why}"

@@ -73,7 +73,10 @@ def _draw_gap(axes: Axes, reading: Reading, dropout: Parameter, points: Sequence
     axes.axhline(0.0, color=LIGHT["pruned"], lw=1.0, zorder=1)
     marks(axes, reading, points)
     draw_trend(axes, dropout, points)
-    _draw_arms(axes, reading, dropout, lambda arm: gap_on_fresh_seeds(reading, arm))
+    found = {a.name: gap_on_fresh_seeds(reading, a.name) for a in reading.answer.arms}
+    axes.update_datalim([(dropout.low, gap.mean) for gap in found.values() if gap], updatex=False)
+    axes.autoscale_view(scalex=False)
+    _draw_arms(axes, reading, dropout, found.get)
 
 
 def gap_on_fresh_seeds(reading: Reading, arm: str) -> Interval | None:
@@ -91,18 +94,17 @@ def _scaled(interval: Interval, factor: float) -> Interval:
 def _draw_arms(
     axes: Axes, reading: Reading, dropout: Parameter, of: Callable[[str], Interval | None]
 ) -> list[Line2D]:
-    """Every confirmed arm at its dropout."""
+    """Every confirmed arm at its dropout; what lies beyond the axis is drawn at its edge."""
     drawn = False
+    limits = axes.get_ylim()
     for arm in reading.answer.arms:
         x, y = arm.params.get(dropout.key), of(arm.name)
         if y is None or not isinstance(x, (int, float)):
             continue
         ends = (y.low, y.high) if math.isfinite(y.half) else (y.mean, y.mean)
-        axes.plot([x, x], ends, color=LIGHT["failed"], lw=1.6, zorder=11, clip_on=False)
-        axes.plot([x], [y.mean], zorder=12, clip_on=False, label=f"fresh {arm.name}", **_MARK)
-        low, high = axes.get_ylim()
-        room = 0.04 * (high - low)
-        axes.set_ylim(min(low, ends[0] - room), max(high, ends[1] + room))
+        low, mean, high = np.clip((ends[0], y.mean, ends[1]), *limits)
+        axes.plot([x, x], [low, high], color=LIGHT["failed"], lw=1.6, zorder=11, clip_on=False)
+        axes.plot([x], [mean], zorder=12, clip_on=False, label=f"fresh {arm.name}", **_MARK)
         drawn = True
     return [Line2D([], [], label=_FRESH, **_MARK)] if drawn else []
 

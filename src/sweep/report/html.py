@@ -7,7 +7,7 @@ the stylesheet shows one of them. Small ones fit both.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,9 +20,9 @@ from sweep.metric import duration, plain
 from sweep.parameters import Parameter
 from sweep.report.answer import Strong, Text, as_good, caveats, failures, sentences, tally
 from sweep.report.diagnostics import sheets
+from sweep.report.figures import LARGE, Drawing
 from sweep.report.reading import Reading
 from sweep.report.repeat import seeds, steps, versions
-from sweep.report.sections import section
 from sweep.report.table import best_first, columns
 from sweep.report.theme import DARK, LIGHT
 from sweep.results import TrialRow
@@ -52,12 +52,14 @@ class Span(NamedTuple):
     ends: tuple[str, str]
 
 
-def html(reading: Reading, drawings: Mapping[str, Sequence[str]]) -> str:
-    """The whole page. `drawings` are SVG: of large figures a wide and a narrow one."""
+def html(reading: Reading, drawings: Mapping[str, Drawing]) -> str:
+    """The whole page, with the SVG of the `drawings` in it."""
     trials = best_first(reading)
     tips = {t.number: _tip(reading, t) for t in trials}
     shown = {t.number for t in trials[:ROWS]}
-    drawn = {name: [_linked(one, tips, shown) for one in some] for name, some in drawings.items()}
+    drawn = {n: [_linked(one, tips, shown) for one in d.svgs] for n, d in drawings.items()}
+    chosen = reading.answer.recommended
+    params = chosen.params if chosen else {}
     first, *rest = map(_text, sentences(reading))
     return _TEMPLATES.get_template("template.html.j2").render(
         reading=reading,
@@ -65,10 +67,11 @@ def html(reading: Reading, drawings: Mapping[str, Sequence[str]]) -> str:
         lead=rest,
         caveats=caveats(reading),
         tally=tally(reading),
-        spans=[_span(reading, p) for p in reading.parameters if reading.answer.recommended],
+        spans=[_span(reading, p, params[p.key]) for p in reading.parameters if p.key in params],
         sheets=sheets(reading),
         figures=drawn,
-        sections={name: section(reading, name) for name in drawn},
+        large=LARGE,
+        sections={name: drawing.section for name, drawing in drawings.items()},
         columns=columns(reading),
         trials=trials[:ROWS],
         near={t.number for t in reading.near},
@@ -90,9 +93,7 @@ def _text(text: Text) -> Markup:
     )
 
 
-def _span(reading: Reading, parameter: Parameter) -> Span:
-    chosen = reading.answer.recommended
-    value = chosen.params.get(parameter.key) if chosen else None
+def _span(reading: Reading, parameter: Parameter, value: Value) -> Span:
     verdict = next((v for v in reading.answer.verdicts if v.key == parameter.key), None)
     ends = plain(parameter.low), plain(parameter.high)
     good: list[tuple[float, float]] = []

@@ -100,7 +100,8 @@ def _rows(
 ) -> tuple[list[Row], list[float]]:
     """Settings with their values: all that a trial was scored at, with dummies dealt by trial."""
     draw = np.random.default_rng(0)
-    profiled = {t.number for t in reading.profiled}
+    has_momentum = any(p.key == MOMENTUM for p in shown)  # not where some have no batch norm
+    profiled = {t.number for t in reading.profiled if has_momentum}
     rows, values = [], []
     deals = {p.key: [draw.permutation(len(trials)) for _ in range(_DUMMIES)] for p in shown}
     for place, trial in enumerate(trials):
@@ -154,14 +155,15 @@ def _divergences(
     }
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study = optuna.create_study(direction="minimize")
-        trial = optuna.trial.create_trial
-        study.add_trials(
-            [trial(params=row, distributions=names, value=-sign * value)
-             for row, value in zip(rows, values, strict=True)]
-        )  # fmt: skip
-        found = PedAnovaImportanceEvaluator(target_quantile=_BEST).evaluate(study)
-    optuna.logging.set_verbosity(level)
-    return found
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study = optuna.create_study(direction="minimize")
+            trial = optuna.trial.create_trial
+            study.add_trials(
+                [trial(params=row, distributions=names, value=-sign * value)
+                 for row, value in zip(rows, values, strict=True)]
+            )  # fmt: skip
+            return PedAnovaImportanceEvaluator(target_quantile=_BEST).evaluate(study)
+    finally:
+        optuna.logging.set_verbosity(level)

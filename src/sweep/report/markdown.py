@@ -6,30 +6,30 @@ Everything that a study can name is escaped; a trial's reason may hold any chara
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 
 from sweep.report.answer import Strong, Text, caveats, failures, sentences, tally
 from sweep.report.confirmed import Sheet
 from sweep.report.diagnostics import sheets
-from sweep.report.figures import COMPACT, SMALL
+from sweep.report.figures import COMPACT, SMALL, Drawing
 from sweep.report.reading import Reading
 from sweep.report.repeat import seeds, steps, versions
-from sweep.report.sections import section
 from sweep.report.table import best_first, columns
 
 ROWS = 20
 
 
-def markdown(reading: Reading, figures: Collection[str]) -> str:
-    """The whole file. `figures` names those that lie in `figures/<name>.png`."""
+def markdown(reading: Reading, drawings: Mapping[str, Drawing]) -> str:
+    """The whole file. The pictures of `drawings` lie in `figures/<name>.png`."""
     parts = [f"# {escape(reading.study.name)}", *map(_text, sentences(reading))]
     parts += [f"> {escape(caveat)}" for caveat in caveats(reading)]
     parts += [escape(tally(reading))]
     for sheet in sheets(reading):
         parts += [f"## {sheet.title}", escape(sheet.about), _sheet(sheet)]
-    for name in figures:
-        title, about, _ = section(reading, name)
-        parts += [f"## {title}", *map(escape, about), _picture(name, title)]
+    for name, drawing in drawings.items():
+        title, about, _ = drawing.section
+        parts += [f"## {title}", *map(escape, about)]
+        parts += [_picture(name, title)] if drawing.png else []
     if reading.study.trials:
         parts += ["## Trials", _trials(reading)]
     if reasons := failures(reading):
