@@ -87,6 +87,11 @@ class Plain(Mine):
     loss = None
     def training_step(self, batch, index):
         return F.cross_entropy(self(batch[0]), batch[1])
+
+class Bare(Mine):
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.net = nn.Sequential(*[m for m in self.net if not isinstance(m, nn.BatchNorm1d)])
 """
 STUDY = """\
 # @package _global_

@@ -219,3 +219,24 @@ def test_a_metric_that_is_not_logged_is_refused_before_anything_trains(
     assert "Mine logs (train_loss, val_acc, val_nll), got val_nnl" in said
     assert "did you mean val_nll?" in said
     assert not (home / "typo").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["model._target_=mine_pytorch_lightning.Mime"], "that can be made, got ImportError"),
+        (["+model.widht=8"], "unexpected keyword argument 'widht'"),
+        (
+            ["model._target_=mine_pytorch_lightning.Bare"],
+            "retrofit.bn_momentum is searched, and Bare has no batch norm",
+        ),
+        (["study.direction=maximize"], "expected minimize for val_nll, got maximize"),
+    ],
+)
+def test_what_no_trial_could_train_is_refused_before_anything_is_recorded(
+    home: Path, capsys: pytest.CaptureFixture[str], words: list[str], line: str
+) -> None:
+    typed = [*QUICK, *words, f"study.folder={home}/refused"]
+    assert main(["+study=mine", "--config-dir", f"{home}/conf", *typed]) == 2
+    assert line in " ".join(capsys.readouterr().err.split())
+    assert not (home / "refused").exists()

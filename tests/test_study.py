@@ -128,6 +128,27 @@ def test_a_study_whose_trials_all_fail_stops_and_says_why(tmp_path: Path) -> Non
     assert {trial.status for trial in load_study(tmp_path / "awkward").trials} == {"failed"}
 
 
+def test_a_study_whose_trials_have_all_failed_is_not_finished_well(tmp_path: Path) -> None:
+    typed = ["+study=awkward", "study.trials=2", "executor=inline"]
+    typed += ["model.deed=choice(raises,is_nan)", "study.max_failures=2"]
+    for what in ("all of the first 2 trials failed", "all 2 trials failed, the last with: "):
+        with pytest.raises(StudyError, match=what):
+            run(make_plan([*typed, f"study.folder={tmp_path}"], CONF))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true"])
+def test_networks_with_and_without_batch_norm_are_searched_together(
+    tmp_path: Path, precision: str
+) -> None:
+    """In packs and alone, where only some trials have momenta to score."""
+    typed = ["model.norm=choice(layer,batch)", "sampler=grid", "study.trials=4"]
+    code, _ = run(plan(tmp_path, *typed, f"trainer.precision={precision}"))
+    trials = load_study(tmp_path / "synthetic").trials
+    assert (code, {trial.status for trial in trials}) == (0, {"complete"})
+    norms = {trial.params["model.norm"]: trial.momentum is not None for trial in trials}
+    assert norms == {"layer": False, "batch": True}
+
+
 def test_going_on_with_other_versions_is_said(tmp_path: Path) -> None:
     path = recorded(tmp_path) / "config.yaml"
     config = yaml.safe_load(path.read_text())
@@ -156,6 +177,15 @@ def test_a_trial_is_the_same_after_the_pruner_has_changed(tmp_path: Path, status
     code, text = again(tmp_path, str(number))
     assert code == 0, text
     assert "the same in every digit of every metric" in text
+
+
+def test_a_trial_that_fails_again_is_compared_by_how(tmp_path: Path) -> None:
+    with pytest.raises(StudyError):
+        run(plan(tmp_path, "optimizer.lr=1e20", "study.trials=1"))
+    code, text = again(tmp_path, "0")
+    then, now = text.splitlines()[-2:]
+    assert code == 0
+    assert then.removeprefix("failed then: ") == now.removeprefix("now: failed, ")
 
 
 def test_ctrl_c_stops_a_trial_that_is_trained_again(

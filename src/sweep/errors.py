@@ -25,6 +25,10 @@ class SweepError(Exception):
     exit_code = 1
 
 
+class Unbuildable(Exception):
+    """A trial's module or data cannot be made; says why, in a line."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One mistake in a configuration: its place, what was expected and came, what to type next."""

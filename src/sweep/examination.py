@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 
 from sweep.config import Plan
-from sweep.errors import ConfigError, Problem, did_you_mean
+from sweep.errors import ConfigError, Problem, Unbuildable, did_you_mean
 from sweep.messages import TrialSpec
 from sweep.profile import PACKABLE, momenta
 from sweep.trial_config import PACKED_PRECISIONS, devices_per_trial, is_retrofitted
@@ -22,12 +22,14 @@ from sweep.trial_config import PACKED_PRECISIONS, devices_per_trial, is_retrofit
 class Examination:
     """What was found: the names that are logged, and why trials cannot share a pack.
 
-    With an `error` nothing is known: the trials themselves will tell.
+    With an `error` nothing is known: the trials themselves will tell. `is_built`: it is no error of
+    the constructors, which no look of a batch could have caused.
     """
 
     logs: tuple[str, ...] = ()
     alone: str | None = None
     error: str | None = None
+    is_built: bool = True
 
 
 def is_examined(plan: Plan) -> bool:
@@ -35,16 +37,19 @@ def is_examined(plan: Plan) -> bool:
     return bool(plan.trial["model"]["_target_"] != PACKABLE)
 
 
-def examine(plan: Plan) -> Examination:
-    """Looks at the trial in the middle of the search space."""
-    config = plan.trial_config({d.key: d.at(0.5) for d in plan.asked})
-    columns = () if plan.profiled is None else momenta(plan.profiled)
-    spec = TrialSpec(0, plan.study.seed, {}, config, momenta=columns)
+def examine(plan: Plan, share: float = 0.5) -> Examination:
+    """Looks at the trial in the middle of the search space, or elsewhere between its ends."""
+    config = plan.trial_config({d.key: d.at(share) for d in plan.asked})
+    spec = TrialSpec(0, plan.study.seed, {}, config)
+    if free := plan.profiled:
+        spec = replace(spec, momenta=momenta(free), momentum_key=free.key)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
             return pool.submit(_look, spec, plan.study.metric).result()
         except Exception as error:  # of somebody else's code, whatever it is
             said = " ".join(str(error).split()) or "no reason given"
+            if isinstance(error, Unbuildable):
+                return Examination(error=said, is_built=False)
             return Examination(error=f"{type(error).__name__}: {said}")
 
 
@@ -59,10 +64,16 @@ def _look(spec: TrialSpec, metric: str) -> Examination:
 
 
 def check_metric_is_logged(plan: Plan) -> None:
-    """Errors: ConfigError naming what the module logs, if the study's metric is not among it."""
+    """Errors: ConfigError naming what the module logs, if the study's metric is not among it.
+
+    And if module and data cannot be made, in the middle of the search space and at its beginning.
+    """
     if not is_examined(plan):
         return
     found, metric = examine(plan), plan.study.metric
+    if not (found.is_built or examine(plan, 0.0).is_built):
+        what = f"expected a module and data that can be made, got {found.error}"
+        raise ConfigError([Problem("model", what, "correct it; nothing is recorded yet")])
     if found.error is None and metric not in found.logs:
         target = plan.trial["model"]["_target_"]
         what = f"expected a metric that {target} logs ({', '.join(found.logs)}), got {metric}"

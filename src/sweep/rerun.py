@@ -132,6 +132,8 @@ def _verdict(
     ended: Ended,
     console: Console,
 ) -> int:
+    if row.status == "failed":
+        return _failures(row, ended, console)
     both = sorted(row.curve.keys() & again.keys())
     differ = [epoch for epoch in both if row.curve[epoch] != again[epoch]]
     # Before the last one, one value may be of the best momentum and the other of the trial's own.
@@ -146,3 +148,10 @@ def _verdict(
     most = max((abs(row.curve[epoch] - again[epoch]) for epoch in both), default=0.0)
     console.print(f"not the same: {results.metric} differs by at most {most:.3g} in an epoch")
     return 1
+
+
+def _failures(row: TrialRow, ended: Ended, console: Console) -> int:
+    """Of a trial that has failed there is nothing to compare but how."""
+    console.print(f"failed then: {row.reason}")
+    console.print(f"now: {ended.status}{f', {ended.reason}' if ended.reason else ''}")
+    return 0 if ended.status == "failed" and ended.reason == row.reason else 1

@@ -59,6 +59,7 @@ def _train(plan: Plan, record: Record, console: Console) -> int:
     study = Study(search, confirm, plan.confirm.seeds * (plan.confirm.top + 1))
     with terminal, _signals(study, terminal) as codes, closing(study):
         if study.ended >= study.total:
+            _check_hope(record.results())
             terminal.say(f"study {plan.study.name} is finished: nothing to train")
         else:
             for change in record.describe():
@@ -67,6 +68,16 @@ def _train(plan: Plan, record: Record, console: Console) -> int:
     if study.failure:
         raise StudyError(study.failure)
     return codes[-1] if codes else 0
+
+
+def _check_hope(results: ResultSet) -> None:
+    """Errors: StudyError if all trials of a finished study have failed."""
+    reasons = [trial.reason for trial in results.trials if trial.status == "failed"]
+    if reasons and len(reasons) == len(results.trials):
+        raise StudyError(
+            f"all {len(reasons)} trials failed, the last with: {reasons[-1]}; a higher "
+            "study.trials trains more, another study.name other settings"
+        )
 
 
 def _report(results: ResultSet) -> Path:

@@ -6,6 +6,7 @@ they are: their constructors check them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, get_args
@@ -16,6 +17,8 @@ from pydantic.fields import FieldInfo
 from sweep.errors import Problem, as_typed, did_you_mean, got, nearest, same_ending
 from sweep.schema import FORMS, METRICS, TARGETS
 from sweep.space import looks_like_range
+
+_LOSSES = {"loss", "nll", "error", "mse", "mae", "rmse", "perplexity"}  # words in metrics of others
 
 
 def check_section(name: str, section: Any) -> tuple[Any, list[Problem]]:
@@ -39,12 +42,19 @@ def check_metric(config: Mapping[str, Any]) -> list[Problem]:
     study, model = config.get("study"), config.get("model")
     ours = isinstance(model, Mapping) and model.get("_target_") in TARGETS["model"]
     metric = study.get("metric") if isinstance(study, Mapping) else None
-    if not ours or not isinstance(study, Mapping) or not isinstance(metric, str):
+    if not isinstance(study, Mapping) or not isinstance(metric, str):
         return []
+    if not ours:
+        is_loss = not _LOSSES.isdisjoint(re.split(r"[^a-z]+", metric.lower()))
+        return _driven(study, metric, "minimize") if is_loss else []
     if metric not in METRICS:
         what = f"expected a metric that {TARGETS['model'][0]} logs, {got(metric)}"
         return [Problem("study.metric", what, did_you_mean(metric, list(METRICS)))]
-    better = METRICS[metric]
+    return _driven(study, metric, METRICS[metric])
+
+
+def _driven(study: Mapping[str, Any], metric: str, better: str) -> list[Problem]:
+    """Whether a metric is driven the better way."""
     if study.get("direction") == ("minimize" if better == "maximize" else "maximize"):
         what = f"expected {better} for {metric}, {got(study['direction'])}"
         return [Problem("study.direction", what, f"type study.direction={better}")]

@@ -95,8 +95,6 @@ class Together(pl.LightningModule, Generic[L]):
         keep = list(keep)
         if not keep:
             raise ValueError("pack: expected at least one lane to keep, got none; stop the Trainer")
-        if len(set(keep)) < len(keep):
-            raise ValueError(f"pack: expected to keep each lane once, got {keep}")
         self._keep(keep)
         self._lanes = [self.lanes[lane] for lane in keep]
         self._loss_sum, self._rows = self._loss_sum[keep], self._rows[keep]

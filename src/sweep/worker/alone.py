@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 from dropnorm.callbacks import MomentumBank
 from dropnorm.callbacks.callback import Callback
 from dropnorm.draws import seed_draws
+from dropnorm.evaluation import norms_of
 from sweep.messages import Ended, Report, Saved, TrialSpec
 from sweep.worker.build import build, can_test, make_trainer
 from sweep.worker.desk import Desk
@@ -31,7 +32,7 @@ def train_alone(desk: Desk, spec: TrialSpec, rank: int = 0) -> Ended:
     """
     start = time.monotonic()
     data, module = build(spec, rank)
-    bank = ScoredBank(spec.columns, spec.scored) if spec.columns else None
+    bank = ScoredBank(spec.columns, spec.scored) if spec.columns and norms_of(module) else None
     conversation = Conversation(desk, spec, bank)
     last = LastDiagnostics(spec.epochs) if spec.test else None
     draws = KeyedDraws(spec, rank)
