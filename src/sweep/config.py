@@ -62,23 +62,15 @@ def composition(
     What it says is not checked, so that it shows while something is wrong with it. Errors:
     ConfigError if there is nothing to show.
     """
-    overrides = read_overrides(words)
-    composed = compose_config(overrides.fixed, config_dir)
-    problems = [*overrides.problems, *composed.problems]
-    if not composed.config:
-        raise ConfigError(problems)
+    overrides, composed, problems = _compose(words, config_dir)
     search = _search(composed.config.pop("search", None), overrides, problems)
     return {**composed.config, "search": search}, problems
 
 
 def make_plan(words: Sequence[str], config_dir: str | None = None) -> Plan:
     """Compose and check. Errors: ConfigError with every mistake that was found."""
-    overrides = read_overrides(words)
-    composed = compose_config(overrides.fixed, config_dir)
-    problems = [*overrides.problems, *composed.problems]
+    overrides, composed, problems = _compose(words, config_dir)
     config = composed.config
-    if not config:
-        raise ConfigError(problems)
     if studies := overrides.ranges.pop("study", None):
         what = f"expected one study, got {studies}"
         problems.append(Problem("study", what, "run them one after the other"))
@@ -99,6 +91,18 @@ def make_plan(words: Sequence[str], config_dir: str | None = None) -> Plan:
     if problems := _unfit(plan):
         raise ConfigError(problems)
     return plan
+
+
+def _compose(
+    words: Sequence[str], config_dir: str | None
+) -> tuple[Overrides, Composed, list[Problem]]:
+    """What is typed, what it makes, and the problems so far. Errors: ConfigError if nothing is."""
+    overrides = read_overrides(words)
+    composed = compose_config(overrides.fixed, config_dir)
+    problems = [*overrides.problems, *composed.problems]
+    if not composed.config:
+        raise ConfigError(problems)
+    return overrides, composed, problems
 
 
 def _unfit(plan: Plan) -> list[Problem]:

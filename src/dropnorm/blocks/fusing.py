@@ -1,4 +1,4 @@
-"""What follows a weight layer in a block, in one loop on the CPU."""
+"""What follows a weight layer in a block, in one loop on the CPU while it trains."""
 
 from __future__ import annotations
 
