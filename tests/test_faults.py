@@ -25,7 +25,7 @@ from sweep.results import TrialRow
 from tests.kill_study import killed_studies
 from tests.studies import bench, children, is_alive, on_one_core, plan, wait_for
 
-TYPED = ["+study=synthetic", "trainer.max_epochs=20", "confirm.seeds=0"]
+TYPED = ["+study=synthetic", "pruner=none", "trainer.max_epochs=60", "confirm.seeds=0"]
 FEW = [*TYPED, "study.trials=3"]
 SHORT = ["+study=synthetic", "trainer.max_epochs=4", "confirm.seeds=0"]
 
