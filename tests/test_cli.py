@@ -6,12 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from dropnorm import Classifier
+from dropnorm.data.download import REMOTES
 from sweep import load_study
 from sweep.__main__ import main
 
@@ -132,6 +134,54 @@ def test_plan_says_what_would_run_and_writes_nothing(
     out = capsys.readouterr().out
     for part in ("synthetic", "interval(0, 0.7)", "5 trials of at most 4 epochs", "val_accuracy"):
         assert part in out
+    assert not list(empty.iterdir())
+
+
+def test_plan_says_that_a_recorded_study_would_refuse_to_go_on_so(
+    empty: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*TINY]) == 0
+    capsys.readouterr()
+    assert main(["plan", *TINY, "study.trials=3"]) == 0  # a larger total goes on
+    assert "2 trials; 1 remain" in capsys.readouterr().out
+    assert main(["plan", *TINY, "data.batch_size=32"]) == 2
+    shown = capsys.readouterr()
+    assert "interval(0, 0.7)" in shown.out
+    assert "error:   data.batch_size: recorded 64, now 32\n" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("trainer.accelerator=gpu", "got gpu where there is no GPU; type trainer.accelerator=cpu"),
+        ("trainer.accelerator=mps", "got mps on linux; type trainer.accelerator=auto"),
+    ],
+)
+def test_an_accelerator_that_is_not_there_is_refused_before_anything_is_written(
+    empty: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    typed: str,
+    message: str,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert main([*TINY, typed]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(empty.iterdir())
+
+
+def test_data_that_cannot_be_downloaded_are_refused_before_anything_is_written(
+    empty: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody = replace(REMOTES["fashion_mnist"], mirrors=("http://127.0.0.1:1/",))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setitem(REMOTES, "fashion_mnist", nobody)
+    assert main(["+study=fashion_mnist", "data.download=fashion_mnist", "executor=inline"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "downloading fashion_mnist into data/fashion_mnist\n"
+    assert shown.err.startswith("error: data.download: expected train-images-idx3-ubyte.gz with")
+    assert "try again when online" in shown.err
     assert not list(empty.iterdir())
 
 

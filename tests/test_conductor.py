@@ -337,6 +337,19 @@ def test_after_the_time_budget_nothing_starts_and_what_runs_ends(tmp_path: Path)
         assert len(desk.run()) == 6
 
 
+def test_time_counts_from_the_first_worker_that_is_ready(tmp_path: Path) -> None:
+    with bench(plan(tmp_path, "study.timeout_s=100")) as desk:
+        desk.now_s = 200.0  # imports, and loops to be compiled
+        (first,) = desk.ask()
+        desk.finish(first)
+        desk.now_s = 300.0
+        (second,) = desk.ask()
+        desk.now_s = 300.5
+        desk.finish(second)
+        assert desk.conductor.is_out_of_time
+        assert desk.say("a", Ready()) == [Quit()]
+
+
 LIMITED = ("study.trial_timeout_s=100", "study.trials=2")
 LATE = "it trained for longer than study.trial_timeout_s, 100 s"
 

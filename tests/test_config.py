@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
-from dropnorm.data.idx import DIMENSIONS
+from dropnorm.data.idx import DIMENSIONS, PACKAGED, TRAIN_LABELS
 from sweep.__main__ import main
 from sweep.compose import conf_folder
 from sweep.config import Plan, make_plan
@@ -346,6 +347,26 @@ BAD = [
         "type data.path=data/fashion_mnist",
     ),
     (
+        "+study=mnist data.train_size=50001",
+        "data.train_size: expected at most 50000, the number of training images, got 50001; "
+        "type data.train_size=50000",
+    ),
+    (
+        "+study=mnist data.train_size=choice(1000,60000)",
+        "data.train_size: expected at most 50000, the number of training images, got 60000; "
+        "type data.train_size=50000",
+    ),
+    (
+        "+study=mnist data.train_size=100 data.batch_size=range(50,201,50)",
+        "data.batch_size: expected at most 100, the number of training images, got 200; "
+        "type data.batch_size=100",
+    ),
+    (
+        "+study=synthetic +data.train_size=32",
+        "data.batch_size: expected at most 32, the number of training images, got 64; "
+        "type data.batch_size=32",
+    ),
+    (
         "--config-dir nowhere +study=mnist",
         "--config-dir: expected a folder, got nowhere; type one there is",
     ),
@@ -627,6 +648,11 @@ def test_interpolations_are_resolved() -> None:
 def test_a_folder_with_idx_files_packed_or_not_is_enough(empty: Path) -> None:
     for name, suffix in zip(DIMENSIONS, ("", ".gz", ".xz", ""), strict=True):
         (empty / f"{name}{suffix}").touch()
+    with pytest.raises(ConfigError, match=r"data\.path: expected .*labels.* got an empty file"):
+        make_plan(["+study=mnist", "data.path=."])
+    labels = f"{TRAIN_LABELS}.xz"
+    (empty / f"{TRAIN_LABELS}.gz").unlink()
+    shutil.copy(PACKAGED / labels, empty / labels)
     assert make_plan(["+study=mnist", "data.path=."]).trial["data"]["path"] == "."
     (empty / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(ConfigError, match="a folder with t10k-labels-idx1-ubyte "):

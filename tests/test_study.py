@@ -136,6 +136,16 @@ def test_a_study_whose_trials_have_all_failed_is_not_finished_well(tmp_path: Pat
             run(make_plan([*typed, f"study.folder={tmp_path}"], CONF))
 
 
+def test_a_study_that_is_out_of_time_says_what_is_left(tmp_path: Path) -> None:
+    typed = ["executor.lanes=2", f"study.timeout_s={1e-9}"]
+    code, said = run(plan(tmp_path, *typed, "study.trials=5"))
+    assert code == 0
+    over = "study.timeout_s, 1e-09 s, is over: 0 of 5 trials have ended; the same command goes on"
+    assert over in said
+    code, said = run(plan(tmp_path, "study.timeout_s=1000", "study.trials=5"))
+    assert code == 0 and "is over" not in said
+
+
 @pytest.mark.parametrize("precision", ["32-true", "64-true"])
 def test_networks_with_and_without_batch_norm_are_searched_together(
     tmp_path: Path, precision: str

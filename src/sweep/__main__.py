@@ -15,6 +15,8 @@ from sweep.errors import ConfigError, Problem, SweepError, nearest
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from sweep.config import Plan
+
 HELP = """\
 How much dropout, and what BatchNorm momentum, does a model need?
 
@@ -115,15 +117,25 @@ def _look_ahead(
         return 0
     plan = make_plan(overrides, options.config_dir)
     if word == "plan":
-        from sweep.record import load_study
-        from sweep.show import show_plan
-
-        there = (plan.folder / "study.db").is_file()
-        show_plan(plan, load_study(plan.folder) if there else None, console)
+        _plan(plan, console)
         return 0
     from sweep.run import run_study
 
     return run_study(plan, console, command)
+
+
+def _plan(plan: Plan, console: Console) -> None:
+    """Errors: ConfigError, after all is shown, if what is recorded would refuse to go on so."""
+    from sweep.experiment import describe
+    from sweep.record import another_experiment, load_study
+    from sweep.show import show_plan
+
+    recorded = load_study(plan.folder) if (plan.folder / "study.db").is_file() else None
+    show_plan(plan, recorded, console)
+    if recorded is not None and recorded.trials:
+        now, name = describe(plan, ""), plan.study.name
+        if refusal := another_experiment(name, plan.folder, recorded.config, now):
+            raise refusal
 
 
 def _look_back(word: str, names: list[str], console: Console) -> int:

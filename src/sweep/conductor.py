@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
-
-from optuna.trial import TrialState
 
 from sweep.asking import Asker
 from sweep.config import Plan
@@ -36,6 +34,7 @@ from sweep.running import Running
 from sweep.scribe import Scribe
 from sweep.store import STATES
 from sweep.strategies import is_control
+from sweep.tally import Tally
 from sweep.tensorboard import Board
 
 _LATE_S = 60.0  # at most, from a trial's time limit to the end of a worker that says nothing of it
@@ -59,13 +58,12 @@ class Conductor:
         self._scribe = Scribe(record, board, distributions, clock)
         self._saves = record.saves
         self.total = planned(plan)
-        self._deadline = math.inf if study.timeout_s is None else clock() + study.timeout_s
+        self._first_s = math.inf  # when the first worker was ready: from then on time counts
         self._running: dict[int, Running] = {}
         self._workers: set[str] = set()  # that have asked for trials
         self._heard: dict[str, float] = {}  # when each last said something of a trial
         self._again: deque[Running] = deque()  # started, cut short, to be started again
-        self._ended: Counter[TrialState] = Counter()
-        self._best: tuple[float, int] | None = None  # value and number of the best trial
+        self._tally = Tally(study.direction)
         self.draining = False  # nothing more is started
         self.halted = False  # executors look here, and end their workers
         self.failure: str | None = None  # why the study cannot go on
@@ -75,16 +73,19 @@ class Conductor:
         """Takes in what is recorded; what was cut short is asked for first."""
         for trial in record.store.trials():
             self._asker.recall(trial)
-            if not trial.state.is_finished():
-                continue
-            self._ended[trial.state] += 1
-            if trial.state is TrialState.COMPLETE and self._leads(trial.values[0], trial.number):
-                self._best = (trial.values[0], trial.number)
+            if trial.state.is_finished():
+                self._tally.take(trial.number, trial.state, trial.value)
 
     @property
     def ended(self) -> int:
         """How many trials have ended and count towards the total."""
-        return self._ended.total()
+        return self._tally.ended
+
+    @property
+    def is_out_of_time(self) -> bool:
+        """Whether `study.timeout_s` is over, so that no trial starts any more."""
+        limit_s = self._plan.study.timeout_s
+        return limit_s is not None and self._clock() - self._first_s > limit_s
 
     # Called by executors -------------------------------------------------------------------------
 
@@ -168,6 +169,7 @@ class Conductor:
         orders: list[Order] = []
         mine = [r for r in self._running.values() if r.worker == worker]
         self._workers.add(worker)
+        self._first_s = min(self._first_s, self._clock())
         share = math.ceil(self._open_places() / len(self._workers))  # what is left is for all
         while len(orders) < min(lanes, share) and (running := self._next(mine)):
             mine.append(running)
@@ -179,7 +181,7 @@ class Conductor:
     def _start(self, running: Running, worker: str, share: int) -> Start:
         number = running.spec.number
         saved = self._saves.read(number)
-        running.start(worker, self._best and self._best[0], saved, self._plan.study.metric)
+        running.start(worker, self._tally.best, saved, self._plan.study.metric)
         running.begun_s = self._clock()
         self._running[number] = running
         self._scribe.start(running.row("running"), self._asker.notes(number), running.history)
@@ -195,7 +197,7 @@ class Conductor:
             return None
         if self._again and not (mine and self._is_suspect(self._again[0])):
             return self._again.popleft()
-        if self._open_places() <= len(self._again) or self._clock() > self._deadline:
+        if self._open_places() <= len(self._again) or self.is_out_of_time:
             return None
         return self._asker.ask()
 
@@ -235,24 +237,15 @@ class Conductor:
         row = running.final_row(event.status, event, self._plan.study.metric)
         value = row.value if event.status == "complete" else None
         notes = self._asker.tell(running, value, state)
-        self._ended[state] += 1
-        if value is not None and self._leads(value, event.trial):
-            self._best = (value, event.trial)
-            if event.checkpoint is not None:
-                self._scribe.best(event.trial, event.checkpoint)
+        if self._tally.take(event.trial, state, value) and event.checkpoint is not None:
+            self._scribe.best(event.trial, event.checkpoint)
         self._scribe.end(row, event, notes)
-        self._scribe.progress(self.ended, self._best and self._best[0])
+        self._scribe.progress(self.ended, self._tally.best)
         self._stop_if_hopeless(event)
-
-    def _leads(self, value: float, number: int) -> bool:
-        """Whether it is the best so far; of equals that is the trial that was asked for first."""
-        sign = -1.0 if self._plan.study.direction == "maximize" else 1.0
-        best = self._best
-        return best is None or (sign * value, number) < (sign * best[0], best[1])
 
     def _stop_if_hopeless(self, event: Ended) -> None:
         enough = min(self._plan.study.max_failures, self.total)
-        if self.ended == self._ended[TrialState.FAIL] >= enough:
+        if self.ended == self._tally.failed >= enough:
             self.failure = (
                 f"all of the first {self.ended} trials failed, the last with: {event.reason}; see "
                 f"{self._plan.folder / 'logs'}"

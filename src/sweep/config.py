@@ -9,7 +9,7 @@ from typing import Any
 
 from sweep import schema
 from sweep.compose import Composed, compose_config
-from sweep.data_check import missing_data
+from sweep.data_check import missing_data, too_few_images
 from sweep.errors import ConfigError, Problem, got
 from sweep.messages import Value
 from sweep.overrides import Overrides, read_overrides
@@ -108,7 +108,8 @@ def _compose(
 def _unfit(plan: Plan) -> list[Problem]:
     """What is wrong with the search as a whole."""
     sampler = unsuited(plan.sampler, plan.asked, plan.profiled)
-    return [*sampler, *without_meaning(plan.search, plan.trial), *_misplaced(plan)]
+    few = too_few_images(plan.trial["data"], plan.search)
+    return [*sampler, *without_meaning(plan.search, plan.trial), *_misplaced(plan), *few]
 
 
 def _misplaced(plan: Plan) -> list[Problem]:

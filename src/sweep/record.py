@@ -9,7 +9,7 @@ import csv
 import io
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,9 @@ class Record:
         self.store = Store(self.folder / "study.db", self._name, direction)
         if not path.exists() or not self.store.trials():
             self.describe()
-        elif found := differences(self._recorded, self._now):
+        elif found := another_experiment(self._name, self.folder, self._recorded, self._now):
             self.store.close()
-            raise _another_experiment(self._name, self.folder, found)
+            raise found
         self._settle_checkpoint()
 
     def describe(self) -> list[str]:
@@ -131,11 +131,17 @@ def _writable(folder: Path) -> Iterator[None]:
         raise ConfigError([Problem("study.folder", what, "set study.folder=...")]) from None
 
 
-def _another_experiment(name: str, folder: Path, differences: list[str]) -> ConfigError:
+def another_experiment(
+    name: str, folder: Path, recorded: Mapping[str, Any], now: Mapping[str, Any]
+) -> ConfigError | None:
+    """Why the trials of a folder cannot go on as the study that is described `now`."""
+    found = differences(recorded, now)
+    if not found:
+        return None
     return ConfigError(
         [
             f"study {name}: {folder} was recorded with other settings:",
-            *(f"  {line}" for line in differences),
+            *(f"  {line}" for line in found),
             f"  type study.name={name}-2 for a new study, or remove {folder}",
         ]
     )

@@ -14,9 +14,11 @@ from rich.console import Console
 from sweep.conductor import Conductor
 from sweep.config import Plan
 from sweep.confirm.training import Confirmation, Study
+from sweep.data_check import fetch_data
 from sweep.errors import StudyError
 from sweep.examination import check_metric_is_logged
 from sweep.executors import EXECUTORS
+from sweep.executors.places import check_places
 from sweep.experiment import planned
 from sweep.pages import load_ahead, renew_report
 from sweep.record import Record
@@ -33,6 +35,8 @@ def run_study(plan: Plan, console: Console, command: str = "") -> int:
     Errors: ConfigError before anything runs; StudyError later, and what had ended is recorded.
     """
     start = time.monotonic()
+    check_places(plan)
+    fetch_data(plan, console)
     if not (plan.folder / "study.db").is_file():
         check_metric_is_logged(plan)
     with closing(Record(plan, command)) as record:
@@ -65,6 +69,10 @@ def _train(plan: Plan, record: Record, console: Console) -> int:
             for change in record.describe():
                 terminal.say(f"trials recorded so far ran with another version: {change}")
             EXECUTORS[plan.executor.name](study, plan)
+        if search.is_out_of_time and search.ended < search.total and not codes:
+            over = f"study.timeout_s, {plan.study.timeout_s:g} s, is over"
+            ended = f"{search.ended} of {search.total} trials have ended"
+            terminal.say(f"{over}: {ended}; the same command goes on")
     if study.failure:
         raise StudyError(study.failure)
     return codes[-1] if codes else 0

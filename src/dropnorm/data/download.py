@@ -59,8 +59,6 @@ def fetch(name: str, folder: Path) -> None:
     """
     remote = REMOTES[name]
     missing = [file for file in remote.md5 if find_file(folder, file) is None]
-    if missing:
-        folder.mkdir(parents=True, exist_ok=True)
     for file in missing:
         _write(folder / f"{file}.gz", _first_sound(remote, file, folder))
 
@@ -90,6 +88,7 @@ def _first_sound(remote: Remote, file: str, folder: Path) -> bytes:
 
 def _write(path: Path, content: bytes) -> None:
     """Writes aside, then renames: a file with its final name is whole, however many download it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as stream:

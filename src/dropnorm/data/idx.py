@@ -24,6 +24,8 @@ from dropnorm.data.errors import DataError
 
 Bytes: TypeAlias = NDArray[np.uint8]
 
+PACKAGED = Path(__file__).parent / "files"  # MNIST's own
+
 TRAIN_IMAGES = "train-images-idx3-ubyte"
 TRAIN_LABELS = "train-labels-idx1-ubyte"
 TEST_IMAGES = "t10k-images-idx3-ubyte"
@@ -47,6 +49,11 @@ class IdxFolder:
     train_labels: Bytes
     test_images: Bytes
     test_labels: Bytes
+
+
+def training_part(count: int) -> int:
+    """How many of `count` training images train: the last sixth validates."""
+    return count - count // 6
 
 
 def read_folder(folder: Path) -> IdxFolder:

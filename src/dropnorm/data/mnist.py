@@ -9,11 +9,9 @@ import torch
 
 from dropnorm.data.download import check_name, fetch
 from dropnorm.data.errors import DataError
-from dropnorm.data.idx import Bytes, read_folder
+from dropnorm.data.idx import PACKAGED, Bytes, read_folder, training_part
 from dropnorm.data.images import ImageData
 from dropnorm.data.parts import Batch, Parts, assemble
-
-PACKAGED = Path(__file__).parent / "files"
 
 
 class MNIST(ImageData):
@@ -64,7 +62,7 @@ class IdxSource:
             fetch(self.download, self.folder)
         raw = read_folder(self.folder)
         count = len(raw.train_images)
-        cut = count - count // 6
+        cut = training_part(count)
         if cut == count:
             raise DataError(
                 f"6 or more training images in {self.folder}, a sixth of them to validate",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,22 @@ def places_of(plan: Plan) -> list[Place]:
     """Where a plan's workers go on this machine. Errors: ConfigError as `places`."""
     accelerator = plan.trial["trainer"]["accelerator"]
     return places(plan.executor, accelerator, devices_per_trial(plan.trial))
+
+
+def check_places(plan: Plan) -> None:
+    """Errors: ConfigError if what trials are to train on is not there; a cluster tells later."""
+    accelerator = plan.trial["trainer"]["accelerator"]
+    if plan.executor.name == "local":
+        places_of(plan)
+    if plan.executor.name == "ray":
+        return
+    if accelerator == "gpu" and not visible_gpus():
+        what = "expected an accelerator that is there, got gpu where there is no GPU"
+        advice = "type trainer.accelerator=cpu, or set CUDA_VISIBLE_DEVICES if there is one"
+        raise ConfigError([Problem("trainer.accelerator", what, advice)])
+    if accelerator == "mps" and sys.platform != "darwin":
+        what = f"expected an accelerator that is there, got mps on {sys.platform}"
+        raise ConfigError([Problem("trainer.accelerator", what, "type trainer.accelerator=auto")])
 
 
 def _grouped(devices: Sequence[str | None], size: int) -> list[str | None]:
