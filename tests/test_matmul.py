@@ -53,9 +53,19 @@ def test_the_fastest_accurate_backend_wins(
 ) -> None:
     """Measurements of machines that are not here, so they are given instead of taken."""
     known = {"none": Backend("none", *none), "bf16": Backend("bf16", *bf16)}
-    monkeypatch.setattr(matmul, "_measure", lambda setting, *_: known[setting])
+    monkeypatch.setattr(matmul, "_measure", lambda *_: [known[s] for s in SETTINGS])
     assert choose_matmul_backend() == known[expected]
     assert torch.backends.mkldnn.matmul.fp32_precision == expected
+
+
+def test_one_fast_round_is_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds = iter([350.0, 190.0, 350.0])
+    monkeypatch.setattr(
+        matmul,
+        "_measure",
+        lambda *_: [Backend("none", 160.0, 2.5e-7), Backend("bf16", next(rounds), 3.7e-7)],
+    )
+    assert choose_matmul_backend().setting == "none"
 
 
 def test_an_arithmetic_that_was_noted_can_be_used_again() -> None:
