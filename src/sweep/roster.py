@@ -117,7 +117,7 @@ class Roster:
             return replace(event, reason=f"{event.reason}; it will run again")
         return replace(event, status="failed")
 
-    def flush(self, last: bool = False) -> None:
+    def flush(self) -> None:
         """Nothing is held back: `ended` is called at once."""
 
     def drain(self) -> None:
@@ -127,6 +127,3 @@ class Roster:
     def halt(self) -> None:
         """Stops now: executors end their workers."""
         self.draining = self.halted = True
-
-    def close(self) -> None:
-        """Nothing is open."""
