@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dropnorm.blocks import BatchNorm, Dropout
+from dropnorm.blocks.setting import setting_of
 from dropnorm.changeable import check_changeable, check_something_to_do, reason_to_leave
 from dropnorm.patterns import Layers, Patterns, kind, matching, named_layers, values
 from dropnorm.standins import StandInDropout, StandInNorm, TorchDropout, TorchNorm, short
@@ -168,8 +169,7 @@ def _set(layer: nn.Module, value: float | None) -> None:
     if isinstance(layer, Dropout) and value is not None:
         layer.rate.fill_(value)
     elif isinstance(layer, BatchNorm):
-        new = None if value is None else torch.tensor(value, device=layer.running_mean.device)
-        layer.momentum = new
+        layer.momentum = None if value is None else setting_of(value, layer.running_mean.device)
 
 
 def _insert(layer: nn.Module, rate: float, module: nn.Module) -> str:

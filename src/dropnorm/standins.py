@@ -30,7 +30,7 @@ class StandInNorm(BatchNorm):
         self.synchronised = isinstance(old, nn.SyncBatchNorm)
         self.process_group = getattr(old, "process_group", None)
         if self.momentum is not None and old.running_mean is not None:
-            self.momentum = self.momentum.to(old.running_mean.device)
+            self.to(old.running_mean.device)
         _share(old, self)
 
     def original(self) -> nn.Module:

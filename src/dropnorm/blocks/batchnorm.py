@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dropnorm.blocks.setting import Tunable, setting_of
 from dropnorm.blocks.together import are_several, normalise_together
 from dropnorm.kernels.cpu import batch_norm, batch_norm_by_torch, fits, track
 
 
-class BatchNorm(nn.modules.batchnorm._BatchNorm):
+class BatchNorm(Tunable, nn.modules.batchnorm._BatchNorm):
     """Normalises each channel by batch statistics; in eval by running averages.
 
     `momentum` follows PyTorch, `running = (1 - m) * running + m * batch` (Keras's is 1 - m), and
@@ -35,6 +36,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
 
     synchronised: bool = False
     process_group: Any = None
+    setting = "momentum"
     momentum: Tensor | None  # type: ignore[assignment]
     running_mean: Tensor
     running_var: Tensor
@@ -47,7 +49,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             raise ValueError(f"bn_momentum: expected 0 < momentum <= 1 or None, got {momentum!r}")
         super().__init__(channels, eps=eps, affine=affine)
         del self.momentum
-        buffer = None if momentum is None else torch.tensor(float(momentum))
+        buffer = None if momentum is None else setting_of(momentum)
         self.register_buffer("momentum", buffer, persistent=False)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -82,6 +84,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         """Moves the running averages towards one batch's mean and unbiased variance, both [C]."""
         self.num_batches_tracked.add_(1)
         momentum = self.running_mean.new_zeros(()) if self.momentum is None else self.momentum
+        momentum = momentum.to(self.running_mean.device)  # as of dropout's rate
         batch = mean, var
         track(self.running_mean, self.running_var, momentum, batch, self.num_batches_tracked)
 

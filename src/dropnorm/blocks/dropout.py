@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dropnorm.blocks.setting import Tunable, setting_of
 from dropnorm.kernels.cpu import NO_DROP, mask_of
 from dropnorm.kernels.loops import Drop
 from dropnorm.random import dropping, keep_mask_on_device
 from dropnorm.seeds import derive
 
 
-class Dropout(nn.Module):
+class Dropout(Tunable):
     """Zeroes units with probability `rate`, scales the others by 1 / (1 - rate); identity in eval.
 
     `rate` is the probability of *dropping*, as in `torch.nn.Dropout` and Keras (Srivastava et al.
@@ -34,6 +35,7 @@ class Dropout(nn.Module):
     """
 
     rate: Tensor
+    setting = "rate"
 
     def __init__(self, rate: float = 0.5, *, seed: int | None = None) -> None:
         super().__init__()
@@ -41,18 +43,19 @@ class Dropout(nn.Module):
             raise ValueError(f"dropout: expected 0 <= rate < 1, got {rate!r}")
         if seed is not None and seed < 0:
             raise ValueError(f"seed: expected None or a number from 0, got {seed!r}")
-        self.register_buffer("rate", torch.tensor(float(rate)), persistent=False)
+        self.register_buffer("rate", setting_of(rate), persistent=False)
         self.seed = seed
         self.step = 0
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._dropped(input) if self.training else input
+        return self._dropped(input) if self.training and not input.is_meta else input
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _dropped(self, x: Tensor) -> Tensor:
         """A training pass."""
         seed = self._begin()
         if x.device.type != "cpu":
+            self.rate = self.rate.to(x.device)  # it stays on the host in a module filled from meta
             return self._noisy_on_device(x, *self._key_on_device(x, seed))
         rate = self.rate.item()
         return self._noisy(x, rate, seed) if rate else x
