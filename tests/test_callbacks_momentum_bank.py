@@ -231,3 +231,29 @@ def test_momenta_whose_metric_is_no_number_are_never_best() -> None:
     assert bank.best("val_nll", "min") == bank.best("val_nll") == 0.1
     with pytest.raises(ValueError, match="got NaN for val_x"):
         bank.best("val_x")
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_a_copy_made_meanwhile_moves_no_averages_but_its_own(tmp_path: Path, ours: bool) -> None:
+    module = plain_module(PACKAGES[0])
+    if ours:
+        retrofit(module)
+    copies: list[Any] = []
+
+    class Copies(PACKAGES[0].Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            if not copies:
+                copies.append(copy.deepcopy(pl_module.network))
+
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            copied, norm = copies[0], pl_module.network[1]
+            before = norm.running_mean.clone(), copied[1].running_mean.clone()
+            counts = dict(bank.state_dict()["counts"])
+            copied.train()(torch.randn(8, INPUTS) + 9)
+            assert bank.state_dict()["counts"] == counts
+            assert torch.equal(norm.running_mean, before[0])
+            assert not torch.equal(copied[1].running_mean, before[1])
+
+    bank = MomentumBank([0.1])
+    trainer(PACKAGES[0], tmp_path, bank, Copies(), max_epochs=1).fit(module, **loaders())
+    assert copies

@@ -27,14 +27,14 @@ class _Ours:
     """Listens where a `BatchNorm` tracks: once a batch, or once for each part of a ghost one."""
 
     def __init__(self, bank: Bank, name: str, norm: BatchNorm) -> None:
-        self._norm = norm
-        track = norm._track
+        self._bank, self._name, self._norm = bank, name, norm
+        # On the instance, before the class's. Bound, for a copy of the norm then has a copy of this
+        # and of the bank; a closure would go on with the originals.
+        vars(norm)["_track"] = self._tracked
 
-        def tracked(mean: Tensor, var: Tensor) -> None:
-            track(mean, var)
-            bank.update(name, mean, var)
-
-        vars(norm)["_track"] = tracked  # on the instance, before the class's
+    def _tracked(self, mean: Tensor, var: Tensor) -> None:
+        type(self._norm)._track(self._norm, mean, var)
+        self._bank.update(self._name, mean, var)
 
     def end(self) -> None:
         vars(self._norm).pop("_track", None)
