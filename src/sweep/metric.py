@@ -25,6 +25,7 @@ _LABELS = {
 
 
 _OF_VALIDATION = re.compile(r"(?<![a-z])(validation|valid|val)(?![a-z])")
+_ACCURACY = re.compile(r"(?<![a-z])accuracy(?![a-z])")
 
 
 def is_of_validation(name: str) -> bool:
@@ -78,7 +79,7 @@ class Metric:
         """The presentation that suits the recorded `values` of the metric `name`."""
         finite = [v for v in values if math.isfinite(v)]
         label, unit = _LABELS.get(name, (name, ""))
-        if name.endswith("accuracy") and all(0.0 <= v <= 1.0 for v in finite):
+        if _ACCURACY.search(name) and all(0.0 <= v <= 1.0 for v in finite):
             return cls(name, label, "%", 100.0, 2)
         size = median(map(abs, finite)) if finite else 1.0
         decimals = 3 - math.floor(math.log10(size)) if size > 0.0 else 3
