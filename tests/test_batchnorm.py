@@ -251,3 +251,13 @@ def test_where_relu_is_at_zero_no_gradient_passes_either_way() -> None:
     (plain,) = torch.autograd.grad(block(x).sum(), [block.norm.bias])
     (graph,) = torch.autograd.grad(block(x).sum(), [block.norm.bias], create_graph=True)
     assert plain[0] == graph[0] == 0
+
+
+@pytest.mark.parametrize("shape", [(8, 4), (8, 4, 5)])
+def test_a_block_checks_a_batch_once(shape: tuple[int, ...]) -> None:
+    """In one loop with the ReLU, or one after the other."""
+    checked, block = [], Block(4, 4)
+    del block.weight
+    block.norm._check_input_dim = checked.append
+    block(torch.randn(shape))
+    assert len(checked) == 1

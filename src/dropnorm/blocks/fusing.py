@@ -28,9 +28,9 @@ def in_one_loop(stages: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, int]:
     drop = rest[1] if len(rest) > 1 and _is(rest[1], Dropout) else None
     taken = sum(stage is not None for stage in (norm, rest[0], drop))
     if isinstance(norm, BatchNorm):
-        norm._check_input_dim(x)
         if not fits(x) or (norm.synchronised and are_several(norm.process_group)):
             return x, 0
+        norm._check_input_dim(x)
         draws = drop.draws() if isinstance(drop, Dropout) else NO_DROP
         y, mean, var = batch_norm(x, norm.weight, norm.bias, norm.eps, 0.0, draws)
         norm._track(mean, var)
