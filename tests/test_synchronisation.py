@@ -98,3 +98,12 @@ def test_a_shared_norm_of_torchs_stays_shared() -> None:
     assert synchronise(net, on_gpu=False) == 1
     assert net[0] is net[2][0]
     assert isinstance(net[0], StandInNorm)
+
+
+def test_what_is_synchronised_already_stays_so_and_trains_on_cpus_too() -> None:
+    group = object()
+    for on_gpu, kind in ((True, nn.SyncBatchNorm), (False, StandInNorm)):
+        net = nn.Sequential(nn.SyncBatchNorm(4, process_group=group))
+        assert synchronise(net, on_gpu) == 1
+        assert type(net[0]) is kind
+        assert net[0].process_group is group

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -14,12 +14,8 @@ from dropnorm.blocks.fusing import is_heard
 from dropnorm.pack.layer import LaneLayer
 from dropnorm.pack.vmap_layers import LaneNoise, VmapBatchNorm
 from dropnorm.patterns import Layers, kind, listed
-from dropnorm.standins import TorchDropout
+from dropnorm.standins import TorchDropout, TorchNorm
 
-_KNOWN = (
-    nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d,
-    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm,
-)  # fmt: skip
 _OF_PACKS = LaneLayer | LaneNoise | VmapBatchNorm
 _COMPILED = "_orig_mod"  # the name that torch.compile gives to what it wraps
 _RELATED = nn.modules.dropout._DropoutNd | nn.modules.batchnorm._BatchNorm
@@ -66,7 +62,7 @@ def reason_to_leave(name: str, layer: nn.Module) -> str | None:
         return f"{type(layer).__name__} has not seen a batch yet; run one through the module first"
     if parametrize.is_parametrized(layer):
         return f"{kind(layer).__name__} is parametrized, and ours would not be"
-    if type(layer) not in _KNOWN:
+    if type(layer) not in get_args(TorchNorm | TorchDropout):
         return f"{type(layer).__name__} is a class of its own, not torch's"
     if is_heard(layer):
         return f"{type(layer).__name__} has hooks of its own"

@@ -100,6 +100,7 @@ def steps(layers: Sequence[nn.Module]) -> list[Callable[[Tensor], Tensor]]:
 
 
 def _can_be_one(norm: Norm, relu: nn.ReLU) -> bool:
+    # Of torch's only those whose batches can fit the loop, which knows no volumes.
     known = type(norm) in (BatchNorm, nn.BatchNorm1d, nn.BatchNorm2d) and type(relu) is nn.ReLU
     heard = is_heard(norm) or is_heard(relu)
     return known and not heard and not norm.training and norm.running_mean is not None

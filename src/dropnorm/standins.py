@@ -6,14 +6,16 @@ They are the blocks' layers, and remember what they stand in for, so `unretrofit
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
 from dropnorm.blocks import BatchNorm, Dropout
 
-TorchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
-TorchDropout = nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d
+# Whose every step is known. Of a class made from one of these it is not: where that matters,
+# `get_args` gives the classes themselves.
+TorchNorm: TypeAlias = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
+TorchDropout: TypeAlias = nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d
 
 
 class StandInNorm(BatchNorm):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from torch import nn
 
 from dropnorm.blocks import BatchNorm
 from dropnorm.blocks.norms import GhostBatchNorm
-from dropnorm.standins import StandInNorm
-
-_TORCHS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+from dropnorm.standins import StandInNorm, TorchNorm
 
 
 def synchronise(module: nn.Module, on_gpu: bool) -> int:
@@ -24,9 +24,11 @@ def synchronise(module: nn.Module, on_gpu: bool) -> int:
         if isinstance(layer, BatchNorm) and not isinstance(layer, GhostBatchNorm):
             layer.synchronised = True
             found[id(layer)] = layer
-        elif type(layer) in _TORCHS and layer.running_mean is not None:
+        elif type(layer) in get_args(TorchNorm) and layer.running_mean is not None:
             if id(layer) not in found:
-                new = nn.SyncBatchNorm.convert_sync_batchnorm(layer)  # type: ignore[no-untyped-call]
+                new = layer
+                if not isinstance(layer, nn.SyncBatchNorm):
+                    new = nn.SyncBatchNorm.convert_sync_batchnorm(layer)  # type: ignore[no-untyped-call]
                 found[id(layer)] = new if on_gpu else StandInNorm(new)
             parent, _, child = name.rpartition(".")
             setattr(module.get_submodule(parent), child, found[id(layer)])

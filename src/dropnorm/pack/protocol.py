@@ -33,7 +33,7 @@ from dropnorm.blocks import Dropout
 from dropnorm.optimizers import Optimizer
 from dropnorm.pack.read import Read, differing, names_read
 from dropnorm.pack.stacked import Stacked
-from dropnorm.pack.vmap_layers import KNOWN_NORMS, TorchDropout, is_norm
+from dropnorm.pack.vmap_layers import KNOWN_NORMS, is_norm
 
 _SAID_AT_MOST = 200  # characters of a library's message
 _LOGS = ("log", "log_dict")
@@ -141,7 +141,7 @@ def _check_outside(module: nn.Module) -> None:
     if hooks := own_hooks(module):
         raise Unpackable(f"it has {hooks[0]}, which a pack would not run")
     for name, layer in module.named_modules():
-        if isinstance(layer, TorchDropout) and layer.p > 0:
+        if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
             raise Unpackable(
                 f"{name} is torch's {type(layer).__name__}, whose masks depend on who else draws; "
                 "put keyed dropout in with retrofit(module)"

@@ -7,7 +7,7 @@ generator for all lanes, and their momentum is a single float.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any, TypeAlias, TypeGuard, get_args
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +17,8 @@ from dropnorm.bank import begun, weights
 from dropnorm.blocks import BatchNorm, Dropout
 from dropnorm.evaluation import Norm, averages_of
 from dropnorm.random import keep_mask_on_device
-from dropnorm.standins import StandInNorm
+from dropnorm.standins import StandInNorm, TorchNorm
 
-TorchDropout = nn.modules.dropout._DropoutNd
 Momenta: TypeAlias = tuple[float | None, ...]
 
 
@@ -144,10 +143,7 @@ def settings_of(plain: Norm, momenta: Momenta) -> dict[str, Tensor]:
     return {**own, "bank": bank, "bank_momentum": weights(momenta).to(bank)}
 
 
-KNOWN_NORMS = (
-    BatchNorm, StandInNorm,
-    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm,
-)  # fmt: skip
+KNOWN_NORMS = (BatchNorm, StandInNorm, *get_args(TorchNorm))
 
 
 def is_norm(layer: nn.Module) -> TypeGuard[Norm]:
