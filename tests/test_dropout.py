@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dropnorm.blocks import BatchNorm, Block, Dropout, seed_dropout
+from dropnorm.blocks import BatchNorm, Block, Dropout, DropPath, seed_dropout
+from dropnorm.blocks.variants import NOISES
 from dropnorm.random import keep_mask, keep_mask_on_device
 from dropnorm.seeds import derive
 
@@ -263,3 +264,44 @@ def test_gradients_by_torch_func_are_those_of_backward() -> None:
 def test_a_rate_that_float32_rounds_to_one_is_refused() -> None:
     with pytest.raises(ValueError, match="0 <= rate < 1"):
         Dropout(0.99999999)
+
+
+# Under torch.vmap
+
+
+@pytest.mark.parametrize("seed", [5, None])
+@pytest.mark.parametrize("kind", [*NOISES.values(), DropPath])
+def test_randomness_of_vmap_decides_what_lanes_draw(kind: type[Dropout], seed: int | None) -> None:
+    layer, x = kind(0.5, seed=seed), torch.ones(2, 40, 30)
+    with pytest.raises(RuntimeError, match="randomness error mode"):
+        torch.vmap(layer)(x)
+    first, second = torch.vmap(layer, randomness="same")(x)
+    assert torch.equal(first, second)
+    first, second = torch.vmap(layer, randomness="different")(x)
+    assert not torch.equal(first, second)
+    assert torch.equal(torch.vmap(layer.eval())(x), x)
+
+
+def test_different_masks_of_vmap_are_dropouts_and_its_gradients() -> None:
+    block, x = Block(4, 500, norm="none", dropout=0.3), torch.ones(40, 1, 4)
+    block.drop.seed = 5
+
+    def loss(parameters: dict[str, Tensor], row: Tensor) -> Tensor:
+        return torch.func.functional_call(block, parameters, (row,)).sum()
+
+    parameters = {name: p.detach() for name, p in block.named_parameters()}
+    each = torch.vmap(torch.func.grad(loss), in_dims=(None, 0), randomness="different")
+    found = each(parameters, x)["weight.bias"]
+    kept, alive = found != 0, block.act(block.weight(x[0]))[0] > 0
+    torch.testing.assert_close(found[kept], torch.full_like(found[kept], 1 / 0.7))
+    assert not kept[:, ~alive].any()
+    # Some 10,000 units: a standard deviation of half a percent.
+    assert abs(float(kept[:, alive].double().mean()) - 0.7) < 0.03
+    assert not torch.equal(kept[0], kept[1])
+
+
+def test_lanes_of_vmap_draw_even_of_what_they_share() -> None:
+    shared = torch.ones(500)
+    drop = Dropout(0.5, seed=5)
+    y = torch.vmap(lambda lane: lane + drop(shared), randomness="different")(torch.zeros(2, 1))
+    assert not torch.equal(y[0], y[1])

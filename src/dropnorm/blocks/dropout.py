@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._functorch.pyfunctorch import VmapInterpreter, retrieve_all_functorch_interpreters
 
 from dropnorm.blocks.setting import Tunable, setting_of
 from dropnorm.kernels.cpu import NO_DROP, mask_of
@@ -27,6 +28,9 @@ class Dropout(Tunable):
     checkpointing makes once more, in backward, is not another step (a layer may be called only once
     in what is checkpointed). `torch.compile` breaks its graph here: masks come from other
     compiled loops, and a step would be compiled in as a constant, again and again.
+
+    Under `torch.vmap` its `randomness` decides, as over torch's dropout: "error" refuses, "same"
+    has one mask for all lanes, and "different" masks are torch's generator's, whatever the seed.
 
     Other noise is a subclass: it shares rate, seed and step, so whoever seeds, saves or removes
     dropout does so with all of them.
@@ -53,6 +57,9 @@ class Dropout(Tunable):
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _dropped(self, x: Tensor) -> Tensor:
         """A training pass."""
+        if _lanes_differ():
+            key = torch.randint(2**63 - 1, (2,), device=x.device)  # each lane's, or refused
+            return self._noisy_on_device(x, *key.unbind())
         seed = self._begin()
         if x.device.type != "cpu":
             self.rate = self.rate.to(x.device)  # it stays on the host in a module filled from meta
@@ -92,6 +99,14 @@ class Dropout(Tunable):
 
     def extra_repr(self) -> str:
         return f"rate={self.rate.item():g}"
+
+
+def _lanes_differ() -> bool:
+    """Whether this runs under a vmap that has not been told to draw the same in all lanes."""
+    if not torch._C._are_functorch_transforms_active():
+        return False
+    levels = retrieve_all_functorch_interpreters()
+    return any(isinstance(v, VmapInterpreter) and v.randomness() != "same" for v in levels)
 
 
 def seed_dropout(network: nn.Module, seed: int) -> None:
