@@ -28,7 +28,7 @@ from dropnorm.pack.layer import LaneLayer
 from dropnorm.pack.norm import LaneBatchNorm
 from dropnorm.pack.sequential import LaneSequential
 from dropnorm.pack.updates import STATE, Numbers, update_together
-from dropnorm.random import LEVELS, keep_mask_on_device
+from dropnorm.random import dropping_on_device, keep_mask_on_device
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 EPS = 1e-5
@@ -129,14 +129,14 @@ def test_masks_are_the_keyed_ones_bit_for_bit(shape: tuple[int, ...]) -> None:
     assert torch.equal(y != 0, keep_mask_on_device(shape, *key) != 0)
 
 
-def test_rates_between_levels_round_as_the_masks_do() -> None:
-    """Half-way cases go to the even level; the last level always keeps."""
-    levels = torch.tensor([0.5, 1.5, 2.5, 20000.5, 20001.5, 30000.49, 65535.9, 65536 - 2**-8])
-    rate, lanes = levels / LEVELS, len(levels)
+def test_rates_from_0_to_1_drop_as_the_masks_do() -> None:
+    rate = torch.tensor([0, 2**-40, 1e-7, 1e-3, 0.3, 0.5, 0.99, 0.9999, 1 - 2**-24, 1])
+    lanes = len(rate)
     key = Keys(rate, torch.arange(lanes), torch.arange(lanes))
-    x = torch.randn(lanes, 40, 8)
+    x = torch.randn(lanes, 40, 80)
     y, *_ = norm_act_drop(x, None, None, EPS, "sigmoid", key)
-    assert torch.equal(y != 0, keep_mask_on_device(x.shape, *key) != 0)
+    kept, *_ = norm_act_drop(x, None, None, EPS, "sigmoid")
+    assert_same(y, kept * dropping_on_device(x.shape, *key, x.dtype))
 
 
 def strided(x: Tensor, kind: str) -> Tensor:

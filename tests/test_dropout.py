@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dropnorm.blocks import BatchNorm, Block, Dropout, DropPath, seed_dropout
 from dropnorm.blocks.variants import NOISES
+from dropnorm.pack import stack
 from dropnorm.random import keep_mask, keep_mask_on_device
 from dropnorm.seeds import derive
 
@@ -187,6 +188,29 @@ def test_a_copy_goes_on_as_the_original_does() -> None:
 def test_rates_outside_zero_to_one_are_refused(rate: float) -> None:
     with pytest.raises(ValueError, match=rf"expected 0 <= rate < 1, got {rate}"):
         Dropout(rate)
+
+
+@pytest.mark.parametrize("norm", ["batch", "none"])
+@pytest.mark.parametrize("kernel", [None, 3])
+def test_a_rate_of_one_written_into_a_layer_leaves_zeros(norm: str, kernel: int | None) -> None:
+    block = Block(4, 4, norm=norm, kernel=kernel, dropout=0.5)
+    seed_dropout(block, 1)
+    block.drop.rate.fill_(1.0)
+    x = random((6, 4) if kernel is None else (6, 4, 5, 5)).requires_grad_()
+    for y in (block(x), stack([block])(x[None]), block.drop(x)):
+        (gradient,) = torch.autograd.grad(y.sum(), x)
+        assert not y.any()
+        assert not gradient.any()
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])
+def test_a_rate_written_into_a_layer_that_is_none_is_refused(rate: float) -> None:
+    block = Block(4, 4, dropout=0.5)
+    seed_dropout(block, 1)
+    block.drop.rate.fill_(rate)
+    for layer in (block.drop, block):
+        with pytest.raises(ValueError, match="dropout: expected 0 <= rate < 1, got"):
+            layer(torch.ones(6, 4))
 
 
 def test_negative_seeds_are_refused() -> None:

@@ -16,7 +16,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from dropnorm.random import LEVELS, keep_mask, keep_mask_on_device, seeded, threshold
+from dropnorm.random import (
+    COARSE,
+    LEVELS,
+    dropping,
+    dropping_on_device,
+    keep_mask,
+    keep_mask_on_device,
+    seeded,
+    threshold,
+)
 from dropnorm.seeds import derive
 
 RATES = [0.01, 0.3, 0.5, 0.9]
@@ -43,7 +52,10 @@ def masks(request: pytest.FixtureRequest) -> Masks:
 
 
 def keep_rate(rate: float) -> float:
-    """What a mask of this rate keeps, exactly: rates are multiples of 1/65,536."""
+    """What a mask of this rate keeps on the CPU: rates are multiples of 1/65,536.
+
+    On a device it keeps 1 - rate, which at these counts is the same to a part of a sigma.
+    """
     return 1 - threshold(rate) / LEVELS
 
 
@@ -91,11 +103,11 @@ def test_mask_is_16_bit_thresholds_on_sfc64_started_at_the_key() -> None:
     assert keep_mask((99,), rate, seed, step).tolist() == expected[:99]
 
 
-def test_device_mask_is_16_bit_thresholds_on_hashes_of_index_and_key() -> None:
-    seed, step, rate = derive(3, "dropout", 0), 17, 0.3
+def test_device_mask_is_thresholds_on_hashes_of_index_and_key() -> None:
+    seed, step, rate = derive(3, "dropout", 0), 17, float(torch.tensor(0.3))
     key = lowbias32(lowbias32(seed & 0xFFFFFFFF) ^ (seed >> 32) ^ step)
     numbers = [lowbias32((lowbias32(i ^ key) + (key >> 7)) & 0xFFFFFFFF) for i in range(99)]
-    expected = [float(number >> 16 >= threshold(rate)) for number in numbers]
+    expected = [float(number >= int(rate * 2**32)) for number in numbers]
     key_tensors = torch.tensor(rate), torch.tensor(seed), torch.tensor(step)
     assert keep_mask_on_device((99,), *key_tensors).tolist() == expected
 
@@ -177,9 +189,13 @@ def test_every_unit_drops_at_the_rate_over_the_steps(masks: Masks, rate: float) 
 
 def test_extreme_rates_keep_all_or_almost_none(masks: Masks) -> None:
     assert masks(10_000, 0.0, [(1, 1)]).all()
-    nearly_one = 1 - 1e-9  # the highest level is always kept, or a rate below 1 could drop all
-    kept = masks(1 << 22, nearly_one, [(1, 1)]).sum()  # 64 of 4 million are expected, ± 8
+    kept = masks(1 << 22, 1 - 2**-16, [(1, 1)]).sum()  # 64 of 4 million are expected, ± 8
     assert abs(float(kept) - 64) < SIGMAS * 8
+
+
+def test_the_highest_level_always_keeps_or_a_rate_below_one_could_drop_all() -> None:
+    fewest = keep_mask((1 << 22,), 1 - 2**-16, 1, 1)
+    assert torch.equal(keep_mask((1 << 22,), 1 - 1e-9, 1, 1), fewest)
 
 
 def test_rates_are_rounded_to_the_nearest_level() -> None:
@@ -250,3 +266,28 @@ def test_seeded_draws_by_key_and_leaves_the_generator_alone() -> None:
     with seeded(1, "x"):
         torch.rand(1)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+# Rates near 1
+
+
+@pytest.mark.parametrize("rate", [0.3, 0.9, COARSE, 0.999, 0.9999, 0.99999, 1 - 2.0**-24])
+def test_units_keep_their_mean_at_every_rate(rate: float) -> None:
+    scale = dropping(rate, 1, 2)[1]
+    assert keep_rate(rate) * scale == pytest.approx(1, rel=1e-3)
+    if rate <= COARSE:
+        assert scale == 1 / (1 - rate)
+    key = torch.tensor(1), torch.tensor(2)
+    for dtype in (torch.float64, torch.bfloat16):
+        exact = torch.tensor(rate, dtype=torch.float64)
+        scaled = dropping_on_device((3_000_000,), exact, *key, dtype)
+        expected = torch.tensor(1 / (1 - rate), dtype=dtype).item()
+        assert {0.0} <= set(scaled.unique().tolist()) <= {0.0, expected}
+        assert float((scaled == 0).double().mean()) == pytest.approx(rate, abs=1e-3)
+
+
+def test_a_rate_of_one_drops_everything() -> None:
+    rates, keys = torch.tensor([1.0, 0.5]), torch.tensor([1, 2])
+    scaled = dropping_on_device((2, 300_000), rates, keys, keys, torch.float32)
+    assert scaled[0].unique().tolist() == [0]
+    assert scaled[1].unique().tolist() == [0, 2]

@@ -154,6 +154,16 @@ def test_uout_shifts_the_variance_that_batch_norm_learns_by_3_over_3_and_beta_sq
     torch.testing.assert_close(shift, torch.full((4,), 3 / 3.25), rtol=0.01, atol=0)
 
 
+@pytest.mark.parametrize("kind", [ChannelDropout, DropPath, AlphaDropout])
+def test_a_rate_of_one_written_into_a_layer_leaves_zeros(kind: type[Dropout]) -> None:
+    layer, x = kind(0.5, seed=5), random(IMAGES).requires_grad_()
+    layer.rate.fill_(1.0)
+    for y in (layer(x), on_device(layer, x)):
+        (gradient,) = torch.autograd.grad(y.sum(), x)
+        assert not y.any()
+        assert not gradient.any()
+
+
 # What all share
 
 

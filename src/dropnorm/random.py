@@ -20,6 +20,8 @@ from dropnorm.kernels.cpu import mask_of
 from dropnorm.seeds import derive
 
 LEVELS = 1 << 16  # a unit is kept or dropped by one 16-bit number, so rates have steps of 1.5e-5
+COARSE = 1 - 1 / 128  # a rate above which such a step is more than a thousandth of what is kept
+_HASHES = 1 << 32
 
 
 @contextlib.contextmanager
@@ -43,11 +45,22 @@ def keep_mask(
 
 def dropping(rate: float, seed: int, step: int) -> loops.Drop:
     """What a loop has to know to drop units as `keep_mask` does, and to scale the others."""
-    return threshold(rate) - LEVELS // 2, 1 / (1 - rate), seed, step
+    dropped = threshold(rate)
+    if rate == 1:
+        scale = 0.0
+    else:
+        scale = 1 / (1 - rate) if rate <= COARSE else LEVELS / (LEVELS - dropped)
+    return dropped - LEVELS // 2, scale, seed, step
 
 
 def threshold(rate: float) -> int:
-    """How many of the 65,536 levels drop a unit, so that P(drop) is `rate` to within 8e-6."""
+    """How many of the 65,536 levels drop a unit, so that P(drop) is `rate` to within 8e-6.
+
+    One of them always keeps: at a rate of 1 it is the scale that is 0. Errors: ValueError for a
+    rate that is no probability, as one can be that was written into a layer.
+    """
+    if not 0 <= rate <= 1:
+        raise ValueError(f"dropout: expected 0 <= rate < 1, got {rate!r}")
     return min(round(rate * LEVELS), LEVELS - 1)
 
 
@@ -62,11 +75,21 @@ def keep_mask_on_device(shape: Sequence[int], rate: Tensor, seed: Tensor, step: 
 
     `rate`, `seed` and `step` are 0-d, or [K] for K lanes with `shape` [K, ...]: each lane draws
     from its own key. A unit's 32 bits are a hash of its index and the key: no stream to wait for.
+    They all count, so P(drop) is `rate` to within 3e-10.
     """
-    dropped = (rate.reshape(-1, 1).double() * LEVELS).round().clamp(max=LEVELS - 1).long()
+    dropped = (rate.reshape(-1, 1).double() * _HASHES).long()
     lanes = rate.numel()
     numbers = hashes(math.prod(shape) // max(lanes, 1), seed, step)
-    return ((numbers >> 16) >= dropped).to(torch.float32).view(tuple(shape))
+    return (numbers >= dropped).to(torch.float32).view(tuple(shape))
+
+
+def dropping_on_device(
+    shape: Sequence[int], rate: Tensor, seed: Tensor, step: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """`keep_mask_on_device` scaled, to 1 / (1 - rate) rounded once to `dtype`; 0 at a rate of 1."""
+    scale = torch.where(rate < 1, 1 / (1 - rate), 0.0).to(dtype)
+    by_lane = scale.view(-1, *[1] * (len(shape) - 1)) if rate.dim() else scale
+    return keep_mask_on_device(shape, rate, seed, step).to(dtype) * by_lane
 
 
 def hashes(units: int, seed: Tensor, step: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch._functorch.pyfunctorch import VmapInterpreter, retrieve_all_functorch
 from dropnorm.blocks.setting import Tunable, setting_of
 from dropnorm.kernels.cpu import NO_DROP, mask_of
 from dropnorm.kernels.loops import Drop
-from dropnorm.random import dropping, keep_mask_on_device
+from dropnorm.random import dropping, dropping_on_device
 from dropnorm.seeds import derive
 
 
@@ -87,8 +87,7 @@ class Dropout(Tunable):
 
     def _noisy_on_device(self, x: Tensor, seed: Tensor, step: Tensor) -> Tensor:
         """A training pass elsewhere. The host never waits: not even the rate is read back."""
-        keep = keep_mask_on_device(self._units(x), self.rate, seed, step)
-        return x * (keep.to(x.dtype) / (1 - self.rate))
+        return x * dropping_on_device(self._units(x), self.rate, seed, step, x.dtype)
 
     def _key_on_device(self, x: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         return torch.full((), seed, device=x.device), torch.full((), self.step, device=x.device)

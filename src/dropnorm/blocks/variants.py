@@ -85,13 +85,13 @@ class AlphaDropout(Dropout):
     def _noisy(self, x: Tensor, rate: float, seed: int) -> Tensor:
         keep = keep_mask(x.shape, rate, seed, self.step, double=x.dtype == torch.float64)
         q = 1 - rate
-        a = (q + _SELU_FLOOR**2 * q * rate) ** -0.5
+        a = (q + _SELU_FLOOR**2 * q * rate) ** -0.5 if q else 0.0
         return _restored(x, keep.to(x.dtype), a, rate)
 
     def _noisy_on_device(self, x: Tensor, seed: Tensor, step: Tensor) -> Tensor:
         keep = keep_mask_on_device(x.shape, self.rate, seed, step).to(x.dtype)
         q = 1 - self.rate
-        a = (q + _SELU_FLOOR**2 * q * self.rate).rsqrt()
+        a = torch.where(q > 0, (q + _SELU_FLOOR**2 * q * self.rate).rsqrt(), 0.0)
         return _restored(x, keep, a, self.rate)
 
 

@@ -33,15 +33,11 @@ def _key(seed: tensor, step: tensor) -> tensor:
 
 @jit
 def _kept(index: tensor, key: tensor, rate: tensor) -> tensor:
-    """What a unit is multiplied with: the mask of `keep_mask_on_device`, bit for bit, scaled."""
+    """What a unit is multiplied with: `dropping_on_device`, of which the mask bit for bit."""
     numbers = _mix(_mix(index.to(tl.uint32) ^ key) + (key >> 7))
-    exact = rate * 65536.0
-    below = tl.floor(exact)
-    over = exact - below
-    odd = below - 2.0 * tl.floor(below * 0.5)
-    dropped = below + tl.where((over > 0.5) | ((over == 0.5) & (odd > 0.5)), 1.0, 0.0)
-    dropped = tl.minimum(dropped, 65535.0).to(tl.uint32)
-    return tl.where((numbers >> 16) >= dropped, 1.0 / (1.0 - rate), 0.0)
+    below = tl.minimum(rate, 0.99999994)  # the last number before 1
+    scale = tl.where(rate < 1.0, 1.0 / (1.0 - below), 0.0)
+    return tl.where(numbers >= (below * 4294967296.0).to(tl.uint32), scale, 0.0)
 
 
 @jit

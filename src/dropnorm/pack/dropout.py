@@ -12,7 +12,7 @@ from dropnorm.kernels.cpu import NO_DROP, mask_of
 from dropnorm.kernels.loops import Drop
 from dropnorm.pack.layer import LaneLayer
 from dropnorm.pack.passes import Gradients, Pass, Recorded, Saved
-from dropnorm.random import dropping, keep_mask_on_device
+from dropnorm.random import dropping, dropping_on_device
 
 
 class LaneDropout(LaneLayer):
@@ -40,8 +40,7 @@ class LaneDropout(LaneLayer):
         if not self.training:
             return x
         self.step.add_(1)
-        keep = keep_mask_on_device(x.shape, self.rate, self.seed, self.step).to(x.dtype)
-        return x * (keep / (1 - self.rate.to(x.dtype)).view(-1, *[1] * (x.dim() - 1)))
+        return x * dropping_on_device(x.shape, self.rate, self.seed, self.step, x.dtype)
 
 
 class Dropped:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dropnorm.bank import begun, weights
 from dropnorm.blocks import BatchNorm, Dropout
 from dropnorm.evaluation import Norm, averages_of
-from dropnorm.random import keep_mask_on_device
+from dropnorm.random import dropping_on_device
 from dropnorm.standins import StandInNorm, TorchNorm
 
 Momenta: TypeAlias = tuple[float | None, ...]
@@ -55,8 +55,7 @@ class LaneNoise(nn.Module):
         rate, seed, step = (torch.tensor(column) for column in zip(*keys, strict=True))
         rate, seed, step = rate.to(x.device), seed.to(x.device), step.to(x.device)
         units = (len(x), *self.layers[0]._units(x[0]))
-        keep = keep_mask_on_device(units, rate, seed, step).to(x.dtype)
-        return x * (keep / (1 - rate.to(x.dtype)).view(-1, *[1] * (x.dim() - 1)))
+        return x * dropping_on_device(units, rate, seed, step, x.dtype)
 
 
 class _OutsideVmap(torch.autograd.Function):
