@@ -229,3 +229,13 @@ def test_whoever_listens_to_a_stage_hears_it_and_changes_nothing(
         assert len(heard) == hooked
     for one, other in zip(*results, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_changing_the_output_in_place_is_refused_and_never_wrong(norm: str) -> None:
+    block, x = Block(4, 4, norm=norm, dropout=0.5), torch.randn(8, 4)
+    changed, summed = block(x), block(x)
+    changed += x
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        changed.sum().backward()
+    (summed + x).sum().backward()

@@ -36,6 +36,10 @@ class Block(nn.Sequential):
     layer. `max_norm` bounds the norm of the weights into each unit. Settings without use are
     ignored, so that a search may vary the norm alone.
 
+    What a block returns is not to be changed in place, for backward reads it, as it does ReLU's own
+    output: autograd refuses `h += x`, even behind dropout, where torch's layers allow it. Type
+    `h = h + x`, or use `Residual`.
+
     Shapes: [B, inputs] -> [B, outputs]; with `kernel`: [B, inputs, H, W] -> [B, outputs, H, W].
     Errors: ValueError for unknown names, an incomplete order, or values its layers refuse.
     """

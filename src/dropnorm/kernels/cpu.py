@@ -181,7 +181,8 @@ class _BatchNorm(torch.autograd.Function):
         y = torch.empty_like(x)
         array, out, affine = rows(x), rows(y), affine_of(weight, bias, x.shape[1])
         mean, var, inverse = loops.normalise(array, out, *affine, eps, floor, drop, pixels_of(x))
-        # Without a floor nobody looks at y.
+        # Without a floor nobody looks at y. A mask in its place would allow changing y in place,
+        # as behind torch's dropout, but writing it takes a third of the pass that makes y.
         ctx.save_for_backward(x, weight, bias, x if floor == NO_FLOOR else y)
         ctx.known = mean, inverse, eps, floor, drop
         statistics = torch.from_numpy(mean), torch.from_numpy(var)
