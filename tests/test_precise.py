@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dropnorm import BatchNorm, Classifier, Dropout, cnn, mlp
 from dropnorm.bank import Bank
+from dropnorm.blocks import GhostBatchNorm
 from dropnorm.precise import recalibrate
 
 SHAPE = (1, 8, 8)
@@ -211,3 +212,19 @@ def test_no_batches_are_refused() -> None:
 def test_a_column_of_a_bank_and_precise_statistics_have_the_same_names() -> None:
     network = mlp(SHAPE, 4, hidden=[13, 8])
     assert recalibrate(network, images()).keys() == Bank.of(network).column(0).keys()
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm1d, BatchNorm, GhostBatchNorm])
+def test_norms_called_by_keyword_are_recalibrated_too(kind: type[nn.Module]) -> None:
+    class ByKeyword(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = kind(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.norm(input=x)
+            return y
+
+    network, x = ByKeyword(), torch.randn(64, 4) + 3
+    network(x)
+    torch.testing.assert_close(recalibrate(network, [x])["norm.running_mean"], x.mean(0))

@@ -35,7 +35,7 @@ def recalibrate(
     with evaluating(network) as norms, _same_draws(network), ExitStack() as hooks:
         pools = {name: _Pool() for name in norms}
         for name, pool in pools.items():
-            hooks.enter_context(norms[name].register_forward_pre_hook(pool.add))
+            hooks.enter_context(norms[name].register_forward_pre_hook(pool.add, with_kwargs=True))
         for layer in network.modules():
             layer.training = dropout and isinstance(layer, AnyDropout)
         for batch in batches:
@@ -60,9 +60,9 @@ class _Pool:
     def __init__(self) -> None:
         self.values = 0  # per channel
 
-    def add(self, norm: Norm, inputs: tuple[Tensor]) -> None:
+    def add(self, norm: Norm, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
         """A forward pre-hook: pools a batch, by whose statistics the norm then normalises it."""
-        (x,) = inputs
+        (x,) = args or kwargs.values()
         values = x.numel() // x.shape[1]
         mean, var = (torch.zeros_like(average) for average in averages_of(norm))
         # Many times faster than `torch.var_mean`, and refuses what cannot be normalised.

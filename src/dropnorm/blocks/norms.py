@@ -32,10 +32,10 @@ class GhostBatchNorm(BatchNorm):
             raise ValueError(f"ghost_batch: expected 2 or more examples, got {ghost_batch!r}")
         self.ghost_batch = ghost_batch
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         if not self.training:
-            return super().forward(x)
-        parts = x.tensor_split(max(len(x) // self.ghost_batch, 1))
+            return super().forward(input)
+        parts = input.tensor_split(max(len(input) // self.ghost_batch, 1))
         return torch.cat([super(GhostBatchNorm, self).forward(part) for part in parts])
 
     def extra_repr(self) -> str:
