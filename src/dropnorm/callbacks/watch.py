@@ -61,6 +61,7 @@ class _Torchs:
             handle.remove()
 
     def _before(self, norm: nn.Module, args: Any) -> None:
+        self._give_back()  # of a forward that failed, which somebody may have caught
         if self._norm.training:
             mean, var = averages_of(self._norm)
             self._own = self._norm.momentum, mean, var
