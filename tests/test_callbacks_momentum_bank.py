@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from dropnorm.bank import Bank
 from dropnorm.blocks import BatchNorm, GhostBatchNorm
 from dropnorm.callbacks import MomentumBank
+from dropnorm.callbacks.watch import watch
 from dropnorm.retrofitting import retrofit
 from tests.plain_modules import CLASSES, INPUTS, PACKAGES, loaders, network, plain_module, trainer
 
@@ -257,3 +259,22 @@ def test_a_copy_made_meanwhile_moves_no_averages_but_its_own(tmp_path: Path, our
     bank = MomentumBank([0.1])
     trainer(PACKAGES[0], tmp_path, bank, Copies(), max_epochs=1).fit(module, **loaders())
     assert copies
+
+
+def test_a_forward_that_fails_and_is_caught_costs_a_norm_nothing() -> None:
+    norm = nn.BatchNorm1d(3)
+    mean, watching = norm.running_mean, watch(Bank.of(nn.Sequential(norm)), "0", norm)
+    with pytest.raises(ValueError, match="more than 1 value"):
+        norm(torch.randn(1, 3))
+    norm(torch.randn(8, 3) + 9)
+    watching.end()
+    assert norm.momentum == 0.1
+    assert norm.running_mean is mean
+    assert mean.min() > 0.5
+
+
+def test_averages_are_not_put_into_a_module_of_other_names(tmp_path: Path) -> None:
+    bank = MomentumBank([0.1])
+    module, _ = fitted(PACKAGES[0], tmp_path, bank, max_epochs=1)
+    with pytest.raises(ValueError, match=r"got Sequential without network.1.running_mean"):
+        bank.use(module.network, 0.1)

@@ -69,11 +69,17 @@ class MomentumBank(Callback):
     def use(self, module: nn.Module, momentum: float | None) -> None:
         """Puts the averages of one momentum into the module's norms, its own parameter aside.
 
-        Errors: ValueError for a momentum that is not in the bank, or before training.
+        Errors: ValueError for a momentum that is not in the bank, for a module other than what was
+        trained (a part of it has other names), or before training.
         """
         if self._bank is None:
             raise ValueError("MomentumBank: expected averages from a training, got none; fit first")
         averages = self._bank.column(self._bank.index(momentum))
+        if unknown := averages.keys() - module.state_dict().keys():
+            raise ValueError(
+                f"MomentumBank: expected the module that was trained, got {type(module).__name__} "
+                f"without {min(unknown)}; give `use` what the Trainer got"
+            )
         module.load_state_dict(averages, strict=False)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
