@@ -25,9 +25,10 @@ class Dropout(Tunable):
     The mask of a training step is a pure function of (`seed`, `step`); `step` counts the training
     forwards. Left at None, the seed is drawn from torch's generator at the first training forward,
     so `torch.manual_seed` governs it as it does `torch.nn.Dropout`. A forward that activation
-    checkpointing makes once more, in backward, is not another step (a layer may be called only once
-    in what is checkpointed). `torch.compile` breaks its graph here: masks come from other
-    compiled loops, and a step would be compiled in as a constant, again and again.
+    checkpointing makes once more, in backward, is not another step: it has the mask of the last, so
+    between a checkpointed forward and its backward the layer may not be called again.
+    `torch.compile` breaks its graph here: masks come from other compiled loops, and a step would be
+    compiled in as a constant, again and again.
 
     Under `torch.vmap` its `randomness` decides, as over torch's dropout: "error" refuses, "same"
     has one mask for all lanes, and "different" masks are torch's generator's, whatever the seed.
