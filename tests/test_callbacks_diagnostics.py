@@ -14,7 +14,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from dropnorm import BatchNorm, Dropout
+from dropnorm.blocks import Block
 from dropnorm.callbacks import Diagnostics
+from dropnorm.callbacks.diagnostics import dead_units, largest_outputs, variance_shifts
+from dropnorm.precise import recalibrate
 from tests.plain_modules import CLASSES, INPUTS, PACKAGES, examples, loaders, plain_module, trainer
 
 
@@ -171,3 +174,27 @@ def test_values_can_be_kept_out_of_the_log(tmp_path: Path) -> None:
     fit.fit(plain_module(PACKAGES[0]), **loaders())
     assert diagnostics.values
     assert not [name for name in fit.callback_metrics if name.startswith("diagnostics")]
+
+
+def test_a_relu_at_places_of_several_widths_counts_the_units_of_all() -> None:
+    """As in a ResNet's bottleneck."""
+    relu = nn.ReLU()
+    network = nn.Sequential(nn.Linear(4, 5), relu, nn.Linear(5, 3), relu)
+    with torch.no_grad():
+        network[0].bias[:2] = -100
+        network[2].bias[:1] = -100
+    with largest_outputs(network) as largest:
+        network(torch.rand(8, 4))
+        network(torch.rand(8, 4))
+    assert len(largest["1"]) == 8
+    assert dead_units(largest)["dead_units/1"] >= 3 / 8
+
+
+def test_a_channel_that_is_always_the_same_is_not_infinitely_far_off() -> None:
+    block = Block(4, 6, order=["act", "norm", "drop"])
+    with torch.no_grad():
+        block.weight.bias[0] = -100  # dead, and so is what batch norm gets
+    for _ in range(200):
+        block(torch.randn(32, 4))
+    shifts = variance_shifts(block, recalibrate(block, [torch.randn(1000, 4)]))
+    assert 1 <= shifts["variance_shift/norm"] < 2.5

@@ -27,6 +27,7 @@ class Diagnostics(Callback):
     diagnostics/:
 
     - variance_ratio/<norm>: precise variance, dropout off, over running variance: 1 is no shift.
+      Both with the norm's eps, or a channel that is always the same would be infinitely far off.
       variance_shift/<norm> and variance_shift: the mean of max(r, 1/r) over the norm's channels,
       and over those of all norms. (Li, Chen, Hu & Yang 2019.)
     - mean_shift/<norm>: |precise - running mean| in running standard deviations.
@@ -131,8 +132,9 @@ def variance_shifts(module: nn.Module, precise: Mapping[str, Tensor]) -> dict[st
         if f"{name}.running_mean" not in precise:
             continue
         mean, var = averages_of(norm)
-        ratio = precise[f"{name}.running_var"] / var
-        apart = (precise[f"{name}.running_mean"] - mean).abs() / (var + norm.eps).sqrt()
+        divisor = var + norm.eps
+        ratio = (precise[f"{name}.running_var"] + norm.eps) / divisor
+        apart = (precise[f"{name}.running_mean"] - mean).abs() / divisor.sqrt()
         shifts.append(torch.maximum(ratio, 1 / ratio))
         values |= {f"variance_ratio/{name}": ratio.mean().item()}
         values |= {f"variance_shift/{name}": shifts[-1].mean().item()}
@@ -160,14 +162,19 @@ def _over_processes(trainer: pl.Trainer, most: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def largest_outputs(module: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """The largest output of each channel of each ReLU inside the block."""
+    """The largest output of each channel of each ReLU, once the block has been left.
+
+    Where a ReLU has several places, those of one width count as one.
+    """
     largest: dict[str, Tensor] = {}
+    found: dict[tuple[str, int], Tensor] = {}
 
     def watch(name: str, output: Tensor) -> None:
         # A feature map's unit is its channel; a vector's, its element; a lone dimension, a unit.
         units = output.detach().movedim(1, -1) if output.dim() > 1 else output.detach()
         most = units.reshape(-1, units.shape[-1]).amax(0)
-        largest[name] = torch.maximum(largest[name], most) if name in largest else most
+        place = name, len(most)
+        found[place] = torch.maximum(found[place], most) if place in found else most
 
     with contextlib.ExitStack() as hooks:
         for name, layer in module.named_modules():
@@ -175,3 +182,5 @@ def largest_outputs(module: nn.Module) -> Iterator[dict[str, Tensor]]:
                 hook = layer.register_forward_hook(lambda m, i, y, name=name: watch(name, y))
                 hooks.callback(hook.remove)
         yield largest
+    for (name, _), most in found.items():
+        largest[name] = torch.cat([largest[name], most]) if name in largest else most
