@@ -17,6 +17,7 @@ from dropnorm.pack import stack
 from dropnorm.pack.layer import LaneLayer
 from dropnorm.pack.norm import LaneBatchNorm
 from dropnorm.pack.sequential import keep_lanes, lane_state, put_lane
+from dropnorm.pack.vmap_layers import LaneNoise
 from dropnorm.random import keep_mask
 
 LANES, BATCH = 3, 20
@@ -202,6 +203,16 @@ def test_a_second_backward_through_a_kept_graph_adds_the_same_again() -> None:
 def test_layers_without_a_packed_form_are_named() -> None:
     with pytest.raises(TypeError, match="got LayerNorm; train this network one trial at a time"):
         stack([nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3)) for _ in range(2)])
+
+
+def test_dropout_together_in_bfloat16_has_a_scale_that_is_rounded_once() -> None:
+    drop, x = stack([Dropout(0.97, seed=1)]), torch.ones(1, 40, 50, dtype=torch.bfloat16)
+    scale = torch.tensor(1 / 0.03).bfloat16()  # of the rate rounded to bfloat16 it would be 32
+    assert set(drop.together(x).unique().tolist()) == {0.0, scale.item()}
+    assert set(LaneNoise([Dropout(0.97, seed=1)]).together(x).unique().tolist()) == {
+        0.0,
+        scale.item(),
+    }
 
 
 def test_unseeded_dropout_is_refused() -> None:
