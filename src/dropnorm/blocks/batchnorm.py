@@ -84,7 +84,6 @@ class BatchNorm(Tunable, nn.modules.batchnorm._BatchNorm):
         """Moves the running averages towards one batch's mean and unbiased variance, both [C]."""
         self.num_batches_tracked.add_(1)
         momentum = self.running_mean.new_zeros(()) if self.momentum is None else self.momentum
-        momentum = momentum.to(self.running_mean.device)  # as of dropout's rate
         batch = mean, var
         track(self.running_mean, self.running_var, momentum, batch, self.num_batches_tracked)
 

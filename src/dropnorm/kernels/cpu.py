@@ -154,6 +154,7 @@ def track(
         arrays = first, second, momenta.numpy().reshape(-1), mean.numpy(), var.numpy()
         averages.track(*arrays, int(batches))
         return
+    momenta = momenta.to(means.device)  # it stays on the host in a module filled from meta
     shares = torch.where(momenta > 0, momenta, 1 / batches).to(means)
     shares = shares.unsqueeze(1) if means.dim() == 2 else shares
     means.lerp_(mean, shares)
