@@ -175,7 +175,7 @@ def test_only_what_shapes_tensors_is_in_the_signature() -> None:
     others: list[dict[str, Any]] = [
         {"network": "cnn"}, {"input_shape": [1, 8, 8]}, {"classes": 4}, {"hidden": [8]},
         {"norm": "none"}, {"activation": "tanh"}, {"order": ["act", "norm", "drop"]},
-        {"optimizer": {"name": "sgd"}},
+        {"optimizer": {"name": "sgd"}}, {"dropout": None},
     ]  # fmt: skip
     assert len({signature({}), *(signature(other) for other in others)}) == 1 + len(others)
 

@@ -205,6 +205,19 @@ def test_layers_without_a_packed_form_are_named() -> None:
         stack([nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3)) for _ in range(2)])
 
 
+@pytest.mark.parametrize("other", [[nn.Tanh()], [nn.ReLU(), nn.ReLU()], []])
+def test_networks_of_other_layers_than_the_first_are_refused(other: list[nn.Module]) -> None:
+    with pytest.raises(TypeError, match="expected the same layers in every lane, got "):
+        stack([nn.Sequential(nn.ReLU()), nn.Sequential(*other)])
+
+
+def test_a_flattening_may_begin_anywhere() -> None:
+    plain, x = nn.Sequential(nn.Flatten(2), nn.ReLU()), torch.randn(3, 2, 4, 5, 6)
+    packed = stack([plain] * 3)
+    for y in (packed(x), packed.together(x)):
+        torch.testing.assert_close(y, torch.stack([plain(images) for images in x]))
+
+
 def test_dropout_together_in_bfloat16_has_a_scale_that_is_rounded_once() -> None:
     drop, x = stack([Dropout(0.97, seed=1)]), torch.ones(1, 40, 50, dtype=torch.bfloat16)
     scale = torch.tensor(1 / 0.03).bfloat16()  # of the rate rounded to bfloat16 it would be 32

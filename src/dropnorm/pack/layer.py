@@ -104,8 +104,12 @@ class Stateless(LaneLayer):
         return self._plain[0]
 
     def passes(self, kept: bool) -> Iterator[Pass]:
-        kinds: dict[type[nn.Module], Pass] = {nn.ReLU: Rectified(), nn.Flatten: Flattened()}
-        return itertools.repeat(kinds.get(type(self.plain)) or Recorded(self.plain))
+        match self.plain:
+            case nn.ReLU():
+                return itertools.repeat(Rectified())
+            case nn.Flatten(start_dim=1, end_dim=-1):
+                return itertools.repeat(Flattened())
+        return itertools.repeat(Recorded(self.plain))
 
     def together(self, x: Tensor) -> Tensor:
         y: Tensor = self.plain(x.flatten(0, 1))

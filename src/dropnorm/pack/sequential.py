@@ -79,9 +79,14 @@ _KINDS: dict[type[nn.Module], Callable[[Any], LaneLayer]] = {
 def stack(networks: Sequence[nn.Module]) -> LaneLayer:
     """One packed network from K plain ones of the same shapes; the plain ones stay as they are.
 
-    Shapes: [K, B, ...] -> [K, B, ...]. Errors: TypeError for a layer that has no packed form.
+    Shapes: [K, B, ...] -> [K, B, ...]. Errors: TypeError for a layer that has no packed form, and
+    for networks of other layers than the first.
     """
     kind = type(networks[0])
+    outlines = dict.fromkeys(" ".join([type(n).__name__, *n._modules]) for n in networks)
+    if len(outlines) > 1:
+        found = " and ".join(outlines)
+        raise TypeError(f"pack: expected the same layers in every lane, got {found}")
     if kind not in _KINDS:
         known = ", ".join(sorted(known.__name__ for known in _KINDS))
         raise TypeError(

@@ -36,7 +36,8 @@ def shape_settings(hparams: Mapping[str, Any]) -> dict[str, Hashable]:
         raise ValueError(f"network: expected {', '.join(NETWORKS)}, got {network!r}")
     settings = {**_defaults(Block), **_defaults(NETWORKS[network]), **settings}
     settings["optimizer"] = Optimizer.of(dict(settings["optimizer"] or {})).name
-    return {name: _plain(v) for name, v in settings.items() if name not in _PER_LANE}
+    shapes = {name: _plain(v) for name, v in settings.items() if name not in _PER_LANE}
+    return {**shapes, "dropout layers": settings["dropout"] is not None}
 
 
 def _defaults(function: Any) -> dict[str, Any]:
