@@ -431,3 +431,10 @@ def test_a_norm_that_vmap_would_take_for_another_is_refused() -> None:
             return torch.optim.Adam(self.parameters())
 
     assert can_pack(Ghost()) == "network.norm is GhostBatchNorm, which is no plain batch norm"
+
+
+def test_a_frozen_norm_of_torchs_is_refused() -> None:
+    """Its momentum of 0 would be taken for the cumulative average."""
+    assert can_pack(Theirs(**{**SETTINGS[0], "momentum": 0.0})) == (
+        "norm has momentum 0, which is the cumulative average in a pack"
+    )

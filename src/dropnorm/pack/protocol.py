@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from dropnorm.blocks import Dropout
+from dropnorm.blocks import BatchNorm, Dropout
 from dropnorm.optimizers import Optimizer
 from dropnorm.pack.read import Read, differing, names_read
 from dropnorm.pack.stacked import Stacked
@@ -150,6 +150,8 @@ def _check_outside(module: nn.Module) -> None:
             raise Unpackable(f"{name} has no seed; call seed_dropout(module, seed)")
         if is_norm(layer) and type(layer) not in KNOWN_NORMS:
             raise Unpackable(f"{name} is {type(layer).__name__}, which is no plain batch norm")
+        if is_norm(layer) and not isinstance(layer, BatchNorm) and layer.momentum == 0:
+            raise Unpackable(f"{name} has momentum 0, which is the cumulative average in a pack")
     optimizer_of(module)
 
 
