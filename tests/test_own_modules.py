@@ -17,6 +17,7 @@ from sweep import load_study
 from sweep.__main__ import main
 from sweep.messages import TrialSpec
 from sweep.results import ResultSet
+from sweep.trial_config import retrofit_settings
 from sweep.worker.build import build, can_test
 from tests.plain_modules import PACKAGES, plain_module
 
@@ -118,6 +119,29 @@ def test_the_checkpoint_is_the_modules_own_and_has_the_recorded_value(own: Resul
         x, y = part.between(0, len(part))
         accuracy = (loaded(x).argmax(1) == y).float().mean().item()
     assert accuracy == pytest.approx(own.best.value, abs=1e-6)
+
+
+def test_a_default_without_a_rate_is_confirmed_with_nothing_inserted(own: ResultSet) -> None:
+    folder = own.folder.parent.parent
+    words = [*QUICK, "study.trials=1", "study.name=inserted", "retrofit.insert=ReLU"]
+    words += ["model.width=16", f"study.folder={folder}/other"]
+    assert main(["+study=mine", "--config-dir", str(folder / "conf"), *words]) == 0
+    found = load_study(folder / "other" / "inserted")
+    assert [row.arm for row in found.confirm] == ["1st", "default"] * 2
+    assert found.confirm[1].params == {"retrofit.dropout": None, "retrofit.bn_momentum": None}
+    log = (found.folder / "logs" / "inline-0.log").read_text()
+    assert log.count("ReLU, then Dropout(") == 3  # the search's, and the 1st's two
+
+
+def test_a_rate_is_needed_to_insert_unless_it_is_the_search_that_leaves_it_out() -> None:
+    nothing = {"dropout": None, "bn_momentum": None, "where": "net.*", "insert": "ReLU"}
+    assert retrofit_settings(nothing, ["retrofit.dropout"]) == {}
+    assert retrofit_settings(nothing, []) == {"where": "net.*", "insert": "ReLU"}  # is refused
+    momentum = {**nothing, "bn_momentum": 0.1}
+    searched = retrofit_settings(momentum, ["retrofit.dropout"])
+    assert searched == {"bn_momentum": 0.1, "where": "net.*"}
+    rate = {**nothing, "dropout": 0.0}
+    assert retrofit_settings(rate, ["retrofit.dropout"])["insert"] == "ReLU"
 
 
 def test_an_optimizer_that_the_module_never_sees_is_not_searched(

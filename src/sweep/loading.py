@@ -17,7 +17,7 @@ from sweep.messages import Value
 from sweep.profile import PACKABLE
 from sweep.results import ResultSet
 from sweep.space import parse_dimension
-from sweep.trial_config import holds_objects
+from sweep.trial_config import holds_objects, retrofit_settings
 
 _KNOWN_TO_TORCH = ("torch", "torch._utils", "torch.nn.parameter", "collections", "__builtin__")
 
@@ -90,4 +90,4 @@ def _retrofit(results: ResultSet, params: Mapping[str, Value]) -> dict[str, Any]
         section, _, name = key.partition(".")
         if section == "retrofit":
             settings[name] = parse_dimension(key, results.search[key]).setting(value)
-    return {key: value for key, value in settings.items() if value is not None}
+    return retrofit_settings(settings, params)

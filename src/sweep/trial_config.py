@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 PACKED_PRECISIONS = ("32-true", "bf16-mixed")  # of packs of our own networks
@@ -16,6 +16,18 @@ def devices_per_trial(config: Mapping[str, Any]) -> int:
 def is_retrofitted(config: Mapping[str, Any]) -> bool:
     """Whether anything of the module's layers is replaced."""
     return any(value is not None for value in (config.get("retrofit") or {}).values())
+
+
+def retrofit_settings(retrofit: Mapping[str, Any], searched: Collection[str]) -> dict[str, Any]:
+    """What `dropnorm.retrofit` is told of a trial; empty if it is left out.
+
+    Where a searched rate is null, as the default's often is, there is nothing to insert either.
+    """
+    settings = {key: value for key, value in retrofit.items() if value is not None}
+    if "retrofit.dropout" in searched and "dropout" not in settings:
+        settings.pop("insert", None)
+        return settings if "bn_momentum" in settings else {}
+    return settings
 
 
 def holds_objects(setting: Any) -> bool:

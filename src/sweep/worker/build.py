@@ -21,7 +21,7 @@ from dropnorm.retrofitting import retrofit
 from dropnorm.seeds import derive
 from dropnorm.synchronisation import synchronise
 from sweep.messages import TrialSpec
-from sweep.trial_config import devices_per_trial, holds_objects
+from sweep.trial_config import devices_per_trial, holds_objects, retrofit_settings
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def build(spec: TrialSpec, rank: int = 0) -> tuple[pl.LightningDataModule, pl.Li
     seed_draws(spec.seed, "weights")
     module = _instantiated(spec.config["model"], extra)
     _keep_arguments(module, {**spec.config["model"], **extra})
-    if settings := {k: v for k, v in spec.config["retrofit"].items() if v is not None}:
+    if settings := retrofit_settings(spec.config["retrofit"], spec.params):
         log.info("retrofit of trial %d: %s", spec.number, retrofit(module, **settings))
     if any(isinstance(m, Dropout) and m.seed is None for m in module.modules()):
         seed_dropout(module, spec.seed)
