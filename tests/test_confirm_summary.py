@@ -12,6 +12,7 @@ import pytest
 
 from sweep.confirm.findings import Answer
 from sweep.confirm.summary import summarise
+from sweep.messages import Value
 from sweep.results import ResultSet, TrialRow
 from tests.confirmations import DROPOUT, MOMENTA, NOISE, results, row, study
 
@@ -38,7 +39,7 @@ def test_answer_says_what_to_use_how_good_it_is_and_what_else_would_do(
     answer = summarise(confirmed)
     assert answer.sentences == (
         "Use dropout 0.27 and bn_momentum 0.1: 98.03 % ± 0.13 on the test set (5 seeds), "
-        "0.36 ± 0.10 points better than the default.",
+        "0.36 ± 0.10 points better than the default there.",
         "Any dropout from 0.26 to 0.31 is as good; "
         "any bn_momentum from 0.01 to 1 and the cumulative average are as good.",
     )
@@ -106,6 +107,46 @@ def test_default_is_kept_if_nothing_is_better() -> None:
     )
 
 
+def test_what_validation_and_the_test_set_say_is_told_of_each() -> None:
+    """The one decides, so the other may be against it."""
+    search = [TrialRow(0, "complete", {DROPOUT: 0.1}, value=0.985)]
+    rows = [row("1st", i, 0.982 + (i % 2) / 1e3, 0.97 + (i % 2) / 1e3) for i in range(5)]
+    rows += [row("default", i, 0.98, 0.9705) for i in range(5)]
+    assert summarise(results(search, rows)).sentences[0] == (
+        "Use dropout 0: 97.04 % ± 0.07 on the test set (5 seeds). Validation, which decides, says "
+        "0.24 ± 0.07 points better; the test set says 0.01 ± 0.07 points worse than the default, "
+        "which may be chance."
+    )
+    rows = [replace(r, metrics={**r.metrics, "val_accuracy": 0.98}) for r in rows]
+    rows = [replace(r, metrics={**r.metrics, "test_accuracy": 0.9 + 0.01 * (r.arm == "1st")})
+            for r in rows]  # fmt: skip
+    assert summarise(results(search, rows)).sentences[0] == (
+        "Keep the default, dropout 0.5: 90.00 % ± 0.00 on the test set (5 seeds), though the 1st "
+        "is 1.00 ± 0.00 points better on the test set: on validation, which decides, not by more "
+        "than 0.05 points."
+    )
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"retrofit.dropout": None}, "the model as it is"),
+        ({"retrofit.dropout": None, "retrofit.bn_momentum": None}, "the model as it is"),
+        ({"retrofit.dropout": None, "model.width": 8}, "the model's own dropout and width 8"),
+        ({"retrofit.dropout": 0.2, "model.width": 8}, "dropout 0.2 and width 8"),
+        ({"model.bn_momentum": None}, "bn_momentum null"),  # the cumulative average, as typed
+    ],
+)
+def test_a_module_that_nothing_is_changed_of_is_said_to_stay_as_it_is(
+    params: dict[str, Value], said: str
+) -> None:
+    search = dict.fromkeys(params, "interval(0,1)")
+    rows = [row("default", i, 0.98, params=params) for i in range(3)]
+    trials = [TrialRow(0, "complete", dict.fromkeys(params, 0.5), value=0.9)]
+    answer = summarise(results(trials, rows, search=search))
+    assert answer.sentences[0].startswith(f"Keep the default, {said}: 98.00 %")
+
+
 def test_default_found_again_is_called_the_default() -> None:
     rows = [row(arm, i, 0.98 + i / 1e4, params={DROPOUT: 0.5})
             for arm in ("1st", "default") for i in range(3)]  # fmt: skip
@@ -167,7 +208,7 @@ def test_losses_are_in_their_own_unit_and_less_is_better() -> None:
     answer = summarise(results(trials, rows, metric="val_nll", direction="minimize"), 0.002)
     assert answer.sentences[0] == (
         "Use dropout 0.3: 0.06020 nats ± 0.00020 on the test set (5 seeds), "
-        "0.00800 ± 0.00000 nats better than the default."
+        "0.00800 ± 0.00000 nats better than the default there."
     )
     assert answer.verdicts[0].effect == "matters"
     assert answer.verdicts[0].runs("worse")

@@ -65,3 +65,9 @@ def test_a_network_without_batch_norm_has_no_momentum_to_search() -> None:
     ):
         make_plan(["+study=mnist", "model.norm=none"])
     assert make_plan(["+study=mnist", "model.norm=choice(none,batch)"]).profiled
+
+
+def test_a_modules_own_momentum_is_none_to_score() -> None:
+    """A bank takes null for the cumulative average, and a retrofit for leaving norms alone."""
+    with pytest.raises(ConfigError, match=r"got null from choice\(null,0\.1\); leave null out"):
+        make_plan(["+study=mnist", "retrofit.bn_momentum=choice(null,0.1)"])

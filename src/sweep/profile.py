@@ -34,7 +34,14 @@ def profiled(
 
 
 def without_meaning(search: Sequence[Dimension], trial: Mapping[str, Any]) -> list[Problem]:
-    """Why the momentum cannot be searched: a network without batch norm has none."""
+    """Why the momentum cannot be searched: a network without batch norm has none.
+
+    And null among those of a module that is retrofitted, where it says to leave each norm its own.
+    """
+    if left := [d for d in search if d.key == RETROFITTED and None in d.choices]:
+        what = f"expected momenta to score, got null from {left[0].text}"
+        advice = "leave null out: the default, which is confirmed too, has the module's own"
+        return [Problem(RETROFITTED, what, advice)]
     norm = trial["model"].get("norm", "batch")
     searched = {d.key for d in search}
     if MOMENTUM not in searched or "model.norm" in searched or norm in ("batch", "ghost"):

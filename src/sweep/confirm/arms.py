@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweep.confirm.estimates import ALPHA, Estimate, difference_of, holm, mean_of, seeds_to_tell
-from sweep.confirm.findings import Arm, Comparison, Interval, Outcome, Split
+from sweep.confirm.findings import PLACES, Arm, Comparison, Interval, Outcome, Split
 from sweep.confirm.wording import Words, against
 from sweep.metric import tested
 from sweep.results import DEFAULT, ConfirmRow, ResultSet
@@ -142,6 +142,16 @@ def compare_arms(results: ResultSet, arms: Sequence[Arm], words: Words) -> list[
     ]  # fmt: skip
 
 
+def lead_of(results: ResultSet, arm: Arm, comparisons: Sequence[Comparison]) -> Interval | None:
+    """By how much an arm is better, on validation, than the one that all are compared with."""
+    other = next((c.against for c in comparisons if c.arm == arm.name), "")
+    mine, theirs = (by_seed(results, name, "validation") for name in (arm.name, other))
+    if not (mine and theirs):
+        return None
+    found = _difference(mine, theirs, sign_of(results))
+    return found.estimate.interval(found.count)
+
+
 def _difference(a: Mapping[int, float], b: Mapping[int, float], sign: float) -> _Difference:
     shared = [seed for seed in a if seed in b]
     if len(shared) > 1 or min(len(a), len(b)) == 1 == len(shared):
@@ -169,8 +179,7 @@ def _comparison(
     seeds = seeds_to_tell(difference.noise, words.margin) if outcome == "undecided" else None
     clause = against(words, outcome, gap, f"the {other}")
     clause += f": {words.more_seeds(seeds)}" if outcome == "undecided" else ""
-    place = "on the test set" if split == "test" else "on validation"
-    sentence = f"The {name}, {place}: {clause}."
+    sentence = f"The {name}, {PLACES[split]}: {clause}."
     return Comparison(
         name, other, split, difference.paired, gap, p, corrected, outcome, seeds, sentence
     )

@@ -18,6 +18,8 @@ Outcome: TypeAlias = Literal["better", "worse", "equal", "undecided"]
 Standing: TypeAlias = Literal["as good", "worse", "undecided"]
 Effect: TypeAlias = Literal["matters", "no difference", "undecided", "unknown"]
 
+PLACES: Mapping[Split, str] = {"test": "on the test set", "validation": "on validation"}
+
 
 @dataclass(frozen=True)
 class Interval:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from sweep.confirm.arms import is_default
-from sweep.confirm.findings import Arm, Comparison, Verdict
+from sweep.confirm.findings import PLACES, Arm, Comparison, Interval, Verdict
 from sweep.confirm.wording import Words, against, capital, plural
 
 _SPOKEN = 3  # parameters that the answer names
@@ -17,10 +17,14 @@ def recommendation(
     chosen: Arm | None,
     arms: Sequence[Arm],
     comparisons: Sequence[Comparison],
+    lead: Interval | None,
     complete: int,
     words: Words,
 ) -> str:
-    """The first sentence: what to use, what it reaches, and what is gained by that."""
+    """What to use, what it reaches, and what is gained by that.
+
+    Validation decides, by the `lead` there, so the test set may say otherwise: then both are told.
+    """
     if chosen is None:
         return "No trial is complete yet, so there is nothing to recommend."
     setting = words.setting(chosen.params) or f"the {chosen.name}"
@@ -29,24 +33,32 @@ def recommendation(
         figure = words.metric.show(chosen.searched)
         best = f"the best of {complete} trials, with one seed" if complete > 1 else "from one trial"
         return f"As far as the search knows, use {setting}: {figure} on validation, {best}."
-    place = "on the test set" if chosen.test else "on validation"
+    place = PLACES["test" if chosen.test else "validation"]
     figure = f"{words.figure(interval)} {place} ({plural(interval.count, 'seed')})"
     if is_default(chosen, arms):
-        return f"Keep the default, {setting}: {figure}{_of_others(chosen, comparisons)}."
+        return f"Keep the default, {setting}: {figure}{_of_others(chosen, comparisons, words)}."
+    use = f"Use {setting}: {figure}"
     one = next((c for c in comparisons if c.arm == chosen.name), None)
-    gain = ""
-    if one is not None:
-        gain = f", {against(words, one.outcome, one.difference, f'the {one.against}')}"
-    return f"Use {setting}: {figure}{gain}."
+    if one is None:
+        return f"{use}."
+    other = f"the {one.against}"
+    if one.split == "validation" or one.difference.mean >= 0 or lead is None:
+        other += " there" if place == PLACES[one.split] else f" {PLACES[one.split]}"
+        return f"{use}, {against(words, one.outcome, one.difference, other)}."
+    ahead = f"{words.gap(lead)} {'better' if lead.mean >= 0 else 'worse'}"
+    behind = against(words, one.outcome, one.difference, other)
+    return f"{use}. Validation, which decides, says {ahead}; the test set says {behind}."
 
 
-def _of_others(chosen: Arm, comparisons: Sequence[Comparison]) -> str:
+def _of_others(chosen: Arm, comparisons: Sequence[Comparison], words: Words) -> str:
     if chosen.trial is not None:
         return ", which the search found again"
     if not comparisons:
         return ""
-    if better := [c.arm for c in comparisons if c.outcome == "better"]:
-        return f", though the {better[0]} is better there"  # not so on validation, which decides
+    if better := next((c for c in comparisons if c.outcome == "better"), None):
+        ahead = f"the {better.arm} is {words.gap(better.difference)} better {PLACES[better.split]}"
+        enough = f"by more than {words.amount(words.margin)}"
+        return f", though {ahead}: on validation, which decides, not {enough}"
     return ", and the search found nothing that is detectably better"
 
 

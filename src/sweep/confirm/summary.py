@@ -9,6 +9,7 @@ from sweep.confirm.arms import (
     arms_of,
     by_seed,
     compare_arms,
+    lead_of,
     margin_of,
     noise_of,
     recommend,
@@ -21,7 +22,7 @@ from sweep.confirm.momentum import momentum_verdict
 from sweep.confirm.response import response_verdicts
 from sweep.confirm.sentences import effects, recommendation, shrinkage
 from sweep.confirm.wording import Words, listed, plural, said
-from sweep.messages import MOMENTUM_KEYS, Value
+from sweep.messages import MOMENTUM_KEYS, RETROFITTED, Value
 from sweep.metric import Metric
 from sweep.parameters import parameters_of
 from sweep.results import DEFAULT, ResultSet
@@ -43,7 +44,8 @@ def summarise(results: ResultSet, margin: float | None = None) -> Answer:
     settings = [arm.params for arm in (chosen, found) if arm is not None]
     verdicts = _verdicts(results, settings, noise, words) if settings else []
     luck = noise * luck_of_best(len(results.complete)) if noise is not None else None
-    first = recommendation(chosen, arms, comparisons, len(results.complete), words)
+    lead = None if chosen is None else lead_of(results, chosen, comparisons)
+    first = recommendation(chosen, arms, comparisons, lead, len(results.complete), words)
     second = effects(verdicts)
     return Answer(
         metric=words.metric,
@@ -131,5 +133,6 @@ def _doubts(chosen: Arm | None, arms: Sequence[Arm], verdicts: Sequence[Verdict]
         for v in verdicts
         for level in v.levels
         if level.standing == "worse" and v.key in params and level.value == params[v.key]
+        if level.value is not None or v.key != RETROFITTED  # where null is the module's own
     ]
     return found

@@ -13,6 +13,7 @@ from sweep.parameters import Parameter
 
 _NAMED = 3  # parameters that a sentence can carry
 _DIGITS = 2
+_MOST_DIGITS = 18  # 17 tell any two numbers apart
 _MOST_SEEDS = 10_000
 
 
@@ -42,8 +43,19 @@ class Words:
         return f"{plain(value * self.metric.factor)} {self._unit}".rstrip()
 
     def setting(self, params: Mapping[str, Value]) -> str:
-        """The searched parameters of a setting, e.g. `dropout 0.26 and bn_momentum 0.13`."""
-        shown = [f"{p.name} {said(params[p.key])}" for p in self.parameters if p.key in params]
+        """The searched parameters of a setting, e.g. `dropout 0.26 and bn_momentum 0.13`.
+
+        Of a module that is retrofitted null is what it came with.
+        """
+        present = [p for p in self.parameters if p.key in params]
+        if present and all(_is_as_it_came(p, params) for p in present):
+            return "the model as it is"
+        shown = [
+            f"the model's own {p.name}"
+            if _is_as_it_came(p, params)
+            else f"{p.name} {said(params[p.key])}"
+            for p in present
+        ]
         more = [f"{len(shown) - _NAMED} more"] if len(shown) > _NAMED else []
         return listed([*shown[:_NAMED], *more])
 
@@ -90,9 +102,16 @@ def capital(sentence: str, name: str) -> str:
 
 
 def span(run: tuple[Value, Value]) -> str:
-    """A run of values, e.g. `0.15 to 0.4`."""
-    first, last = (("the cumulative average" if v is None else said(v)) for v in run)
-    return first if first == last else f"{first} to {last}"
+    """A run of values, e.g. `0.15 to 0.4`, with as many digits as tell its ends apart."""
+    first, last = run
+    if first == last:
+        return "the cumulative average" if first is None else said(first)
+    texts = ([plain(v, digits) for v in run] for digits in range(_DIGITS, _MOST_DIGITS))
+    return " to ".join(next(ends for ends in texts if ends[0] != ends[1]))
+
+
+def _is_as_it_came(parameter: Parameter, params: Mapping[str, Value]) -> bool:
+    return parameter.key.startswith("retrofit.") and params[parameter.key] is None
 
 
 def against(words: Words, outcome: Outcome, gap: Interval, other: str) -> str:
