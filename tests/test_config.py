@@ -19,7 +19,10 @@ from sweep.errors import ConfigError
 EXAMPLE = "type for example"
 STUDIES = "fashion_mnist|mnist|momentum|synthetic|tutorial"
 GRAMMAR = "interval(a,b), tag(log,interval(a,b)), choice(x,y) or range(start,stop,step)"
-NAME = "letters, digits, '.', '_' or '-', 64 at most, the first no sign"
+NAME = (
+    "letters, digits, '.', '_' or '-', 64 at most, the first no sign, in quotes if they are a "
+    "number"
+)
 RATE = "expected a number from 0 to below 1"
 MOMENTUM = "expected a number above 0 up to 1, or null"
 IDX = ", ".join(DIMENSIONS)
@@ -535,6 +538,12 @@ def test_a_study_without_a_name_is_told_the_studies_of_both_folders(own: Folder)
         make_plan(["+study=mine"], folder)
     with pytest.raises(ConfigError, match="no study mien; did you mean mine"):
         make_plan(["+study=mien"], folder)
+
+
+@pytest.mark.parametrize("name", ["123", "007", "1e3", "2024.1", "2024-11-28", "1-b", "3x"])
+def test_a_number_is_a_name_as_it_was_typed(name: str) -> None:
+    plan = make_plan(["+study=synthetic", f"study.name={name}"])
+    assert plan.study.name == name == plan.resolved["study"]["name"]
 
 
 def test_a_config_folder_may_come_by_hydras_searchpath_instead(own: Folder, tmp_path: Path) -> None:

@@ -166,6 +166,23 @@ def test_how_to_repeat_names_no_machine(tmp_path: Path, monkeypatch: pytest.Monk
         assert "2.13.0" in file.read_text()
 
 
+def test_the_page_is_the_same_wherever_it_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = study(tmp_path / "sweeps" / "mnist")
+    pages = []
+    for place, typed in (
+        (tmp_path, "sweeps/mnist"),
+        (tmp_path / "sweeps", "mnist"),
+        (tmp_path / "sweeps" / "mnist", "../../sweeps/mnist"),
+    ):
+        monkeypatch.chdir(place)
+        pages.append(build_report(replace(results, folder=Path(typed))).read_bytes())
+    assert pages[0] == pages[1] == pages[2]
+    moved = Page(build_report(replace(results, folder=tmp_path / "sweeps" / "moved")))
+    assert f"tensorboard --logdir {tmp_path}/sweeps/moved" in moved.all("code")
+
+
 def test_the_recorded_command_is_shown_as_it_was_typed(tmp_path: Path) -> None:
     typed = ["python", "-m", "sweep", "+study=mnist", "model.dropout=interval(0,0.5)"]
     page = Page(build_report(study(tmp_path, config={"command": typed})))

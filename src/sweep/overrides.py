@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +12,8 @@ from hydra.errors import HydraException
 
 from sweep.errors import Problem, as_typed
 from sweep.space import looks_like_range
+
+_NUMBERED = re.compile(r"\A(\+{0,2}study\.name=)(\d[\w.]*)\Z", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ def read_overrides(words: Sequence[str]) -> Overrides:
         key, _, value = word.partition("=")
         key = key.lstrip("+").removeprefix("search.")  # where a study's file has its ranges
         try:
-            override = parser.parse_override(word)
+            override = parser.parse_override(_with_a_name(word))
         except HydraException:
             if looks_like_range(value):
                 read.ranges[key] = value
@@ -49,6 +52,11 @@ def read_overrides(words: Sequence[str]) -> Overrides:
             read.ranges.pop(override.key_or_group, None)
             read.fixed.append(override)
     return read
+
+
+def _with_a_name(word: str) -> str:
+    """`study.name=007` with its value in quotes: what Hydra takes for a number is a name there."""
+    return _NUMBERED.sub(r'\1"\2"', word)
 
 
 def _unreadable(word: str) -> Problem:

@@ -39,7 +39,8 @@ class StudySettings:
         str,
         Field(
             pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
-            description="letters, digits, '.', '_' or '-', 64 at most, the first no sign",
+            description="letters, digits, '.', '_' or '-', 64 at most, the first no sign, "
+            "in quotes if they are a number",
             examples=["mnist-2"],
         ),
     ]

@@ -14,6 +14,7 @@ from sweep.confirm.checkpoints import recommended_row
 from sweep.loading import load_lines
 from sweep.messages import Value
 from sweep.report.reading import Reading
+from sweep.results import ResultSet
 
 
 class Step(NamedTuple):
@@ -27,7 +28,7 @@ class Step(NamedTuple):
 def steps(reading: Reading) -> list[Step]:
     """The commands of this study; those about a best trial only if there is one."""
     study, best = reading.study, reading.best
-    folder = _shown(study.folder)
+    folder = _shown(study)
     found = [Step("Run the study again, or go on", _command(study.config, study.name), "sh")]
     board = f"tensorboard --logdir {shlex.quote(folder)}"
     found.append(Step("See every curve", board, "sh"))
@@ -42,7 +43,7 @@ def steps(reading: Reading) -> list[Step]:
 
 def _load(reading: Reading, purpose: str, params: Mapping[str, Value], name: str) -> Step:
     path = reading.study.folder / "checkpoints" / name
-    typed = f"{_shown(reading.study.folder)}/checkpoints/{name}"
+    typed = f"{_shown(reading.study)}/checkpoints/{name}"
     lines = load_lines(reading.study, params, path, typed)
     first = next(k for k, line in enumerate(lines) if not line.startswith(("from ", "import ")))
     return Step(purpose, "\n".join([*lines[:first], "", *lines[first:]]), "python")
@@ -75,7 +76,12 @@ def _command(config: Mapping[str, Any], name: str) -> str:
     return f"python -m sweep {shlex.quote(f'+study={name}')}"
 
 
-def _shown(folder: Path) -> str:
-    """The folder as typed from here, so that a report names no machine's paths without need."""
-    here, path = Path.cwd(), folder.absolute()
-    return (path.relative_to(here) if path.is_relative_to(here) else path).as_posix()
+def _shown(study: ResultSet) -> str:
+    """The folder as the study's own command names it, wherever the report is built.
+
+    So a report names no machine's paths without need: only of a study that lies elsewhere now.
+    """
+    settings = study.config.get("study") or {}
+    path = study.folder.resolve()
+    typed = Path(settings.get("folder", "sweeps")).expanduser() / study.name
+    return (typed if path.parts[-len(typed.parts) :] == typed.parts else path).as_posix()
