@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import math
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -588,6 +590,22 @@ def test_time_that_a_trial_waits_for_its_turn_is_not_its_own(tmp_path: Path) -> 
         assert (
             desk.conductor.overdue("a") == f"trial {second.number} is beyond study.trial_timeout_s"
         )
+
+
+def test_the_table_says_how_many_epochs_have_reported_of_trials_that_did_not_end_well(
+    tmp_path: Path,
+) -> None:
+    with bench(plan(tmp_path)) as desk:
+        cut, broken = desk.ask(lanes=2)
+        desk.train(cut, epochs=2)
+        desk.say("a", Report(broken.number, 1, {**metrics(0.5), "val_accuracy": math.nan}))
+        desk.say("a", Ended(broken.number, "failed", reason="it broke"))
+        desk.say("a", Ended(cut.number, "interrupted"))
+        desk.conductor.close()
+        with (desk.record.folder / "trials.csv").open() as table:
+            rows = {row["status"]: row["epochs"] for row in csv.DictReader(table)}
+        assert rows == {"waiting": "2", "failed": "1"}
+        assert [row.epochs for row in desk.rows] == [0, 1]  # of the first the record has no end
 
 
 def test_draining_gives_back_what_has_not_begun(desk: Bench) -> None:

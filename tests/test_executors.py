@@ -148,7 +148,7 @@ def test_an_error_in_a_trial_fails_it_and_is_in_the_log(ran: Ran) -> None:
 
 def test_a_loss_that_is_not_finite_fails_the_trial_with_that_reason(ran: Ran) -> None:
     row = ran.trial("is_nan")
-    assert (row.status, row.value, row.reason) == ("failed", None, "train_loss is nan")
+    assert (row.status, row.value, row.reason) == ("failed", None, "train_loss is nan in epoch 2")
     assert math.isnan(row.metrics["train_loss"])
 
 

@@ -74,6 +74,11 @@ class TrialRow:
         """Whether it counts towards the study's total."""
         return self.status in ("complete", "pruned", "failed")
 
+    @property
+    def epochs(self) -> int:
+        """How many have been reported, with or without a value of the study's metric."""
+        return max(map(len, self.history.values()), default=len(self.curve))
+
 
 @dataclass(frozen=True)
 class ConfirmRow:
@@ -173,7 +178,7 @@ def to_table(trials: Iterable[TrialRow]) -> list[dict[str, Any]]:
     """One flat dict a trial: its parameters and metrics are keys beside what the trial is."""
     return [
         {"number": t.number, "status": t.status, "value": t.value, **t.params, **t.metrics,
-         "epochs": len(t.curve), "seed": t.seed, "seconds": t.seconds, "worker": t.worker,
+         "epochs": t.epochs, "seed": t.seed, "seconds": t.seconds, "worker": t.worker,
          "reason": t.reason, "started": t.started, "finished": t.finished}
         for t in trials
     ]  # fmt: skip

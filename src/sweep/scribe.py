@@ -59,11 +59,14 @@ class Scribe:
         self._rows[row.number] = row
         self._writes.append(partial(self._board.start, row.number))
         for epoch, metrics in history.items():
-            self._writes.append(partial(self._board.report, row.number, epoch, metrics))
+            self.report(Report(row.number, epoch, metrics))
         self._writes.append(partial(self._record.store.begin, row, self._distributions, notes))
         self._to_record = True
 
     def report(self, event: Report) -> None:
+        row = self._rows[event.trial]
+        history = {k: [*row.history.get(k, ()), v] for k, v in event.metrics.items()}
+        self._rows[event.trial] = replace(row, history=history)
         self._writes.append(partial(self._board.report, event.trial, event.epoch, event.metrics))
 
     def save(self, number: int, save: Save) -> None:

@@ -55,7 +55,7 @@ def columns(reading: Reading) -> list[Column]:
         _metric(reading.metric, lambda t: t.value if t.status == "complete" else None),
         *(_parameter(p) for p in reading.parameters),
         *(_recorded(Metric.of(name, values)) for name, values in others.items()),
-        Column("epochs", "number", lambda t: Cell(str(len(t.curve)), len(t.curve))),
+        Column("epochs", "number", lambda t: Cell(str(t.epochs), t.epochs)),
         Column("time", "number", lambda t: Cell(duration(t.seconds), t.seconds)),
         *([note] if any(t.reason for t in reading.study.trials) else []),
     ]

@@ -114,7 +114,8 @@ class Conversation(Callback):
         report, found = self._scored(Report(number, epoch, metrics))
         ended = Ended(number, "complete", report.metrics, bank=report.bank, found=found)
         if broken := first_broken(report.metrics):
-            return Turn(replace(ended, status="failed", reason=broken), stops=True)
+            reason = f"{broken} in epoch {epoch}"
+            return Turn(replace(ended, status="failed", reason=reason), stops=True)
         status = self._desk.say([report]).get(number)
         saves = status == "interrupted" or time.monotonic() - self._saved_s > SAVE_EVERY_S
         if status:

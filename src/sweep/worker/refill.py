@@ -58,7 +58,7 @@ class Refill(Callback):
         if training.is_over or not training.spec.test:  # a confirmation is judged by its last epoch
             require(self._desk.metric, training.metrics)
         if broken := first_broken(training.metrics):
-            training.end("failed", broken)
+            training.end("failed", f"{broken} in epoch {training.epoch}")
 
     def _saves(self) -> list[Event]:
         """Now and then of what goes on, and always of what is cut short."""
