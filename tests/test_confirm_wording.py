@@ -11,7 +11,7 @@ from sweep.messages import Value
 from sweep.metric import Metric
 from sweep.parameters import Parameter
 
-DROPOUT = Parameter("model.dropout", "dropout", "interval(0,0.7)", True, False, 0.0, 0.7, ())
+DROPOUT = Parameter("model.dropout", "dropout", True, True, False, 0.0, 0.7, ())
 
 
 @pytest.mark.parametrize(

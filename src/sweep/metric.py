@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -51,6 +51,12 @@ def plain(value: Value, digits: int = 3) -> str:
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     text = f"{value:.{decimals}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def shortest(values: Sequence[float]) -> list[float]:
+    """Different values with as few digits, three at least, as tell them apart."""
+    spellings = ([float(f"{v:.{digits}g}") for v in values] for digits in range(3, 18))
+    return next((found for found in spellings if len({*found}) == len(found)), list(values))
 
 
 def duration(seconds: float) -> str:

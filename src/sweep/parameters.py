@@ -27,8 +27,8 @@ class Parameter:
 
     key: str  # dotted, as in the configuration
     name: str  # see `short_name`
-    typed: str  # its range; empty if it is not known
     numeric: bool
+    dense: bool  # whether all between its ends was searched: no choice, and no range of steps
     log: bool
     low: float
     high: float
@@ -80,11 +80,10 @@ def parameters_of(study: ResultSet) -> list[Parameter]:
 def _parameter(
     key: str, name: str, dimension: Dimension | None, values: Sequence[Value]
 ) -> Parameter:
-    typed = dimension.text if dimension else ""
     numbers = [float(v) for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
     if len(numbers) < len(values) or not all(map(math.isfinite, numbers)):
         categories = tuple(dict.fromkeys(plain(v) for v in sorted(values, key=str)))
-        return Parameter(key, name, typed, False, False, 0.0, 1.0, categories)
+        return Parameter(key, name, False, False, False, 0.0, 1.0, categories)
     low, high = min(numbers), max(numbers)
     log = False
     if dimension and dimension.kind == "categorical":
@@ -95,7 +94,8 @@ def _parameter(
         log = dimension.log and low > 0
     if low == high:
         low, high = (low / 2, high * 2) if log else (low - 0.5, high + 0.5)
-    return Parameter(key, name, typed, True, log, low, high, ())
+    dense = dimension is None or (dimension.kind != "categorical" and dimension.step is None)
+    return Parameter(key, name, True, dense, log, low, high, ())
 
 
 def short_name(key: str, keys: Collection[str]) -> str:

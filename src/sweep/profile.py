@@ -11,13 +11,12 @@ from typing import Any
 
 from sweep.errors import Problem
 from sweep.messages import MOMENTUM, RETROFITTED
-from sweep.metric import is_of_validation
+from sweep.metric import is_of_validation, shortest
 from sweep.schema import PrunerSettings
 from sweep.space import Dimension
 from sweep.trial_config import is_retrofitted
 
 POINTS = 13  # momenta of an interval: four a decade from 0.001 to 1
-_DIGITS = range(3, 18)  # 17 tell any two numbers apart
 PACKABLE = "dropnorm.Classifier"
 
 
@@ -57,9 +56,7 @@ def momenta(dimension: Dimension) -> tuple[float | None, ...]:
         return tuple(None if p is None else float(p) for p in points)
     values = [float(p) for p in points if p is not None]
     if dimension.step is None:  # between the ends any number will do: short ones
-        spellings = ([f"{value:.{digits}g}" for value in values] for digits in _DIGITS)
-        different = next(texts for texts in spellings if len({*texts}) == len(texts))
-        values[1:-1] = map(float, different[1:-1])
+        values[1:-1] = shortest(values)[1:-1]
     return tuple(values)
 
 

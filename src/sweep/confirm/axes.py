@@ -6,11 +6,10 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 
 from sweep.messages import Value
-from sweep.metric import plain
+from sweep.metric import plain, shortest
 from sweep.parameters import Parameter
 
 _GRID = 33  # values of a range
-_DIGITS = 3
 
 
 def coordinate(parameter: Parameter, value: Value) -> float | None:
@@ -42,11 +41,11 @@ def grid(parameter: Parameter, values: Collection[Value], recommended: Value) ->
         present = {plain(v) for v in values}
         return [text for text in parameter.categories if text in present]
     numbers = sorted({v for v in values if isinstance(v, (int, float))})
-    if parameter.typed and "interval" not in parameter.typed:
+    if not parameter.dense:
         return list(numbers)
     ends = [parameter.place(n) for n in (numbers[0], numbers[-1])]
     steps = [ends[0] + (ends[1] - ends[0]) * i / (_GRID - 1) for i in range(_GRID)]
-    between = [float(f"{parameter.at(place):.{_DIGITS}g}") for place in steps[1:-1]]
+    between = shortest([parameter.at(place) for place in steps])
     if all(isinstance(n, int) for n in numbers):
         between = [round(x) for x in between]
     inside = {x for x in between if numbers[0] < x < numbers[-1]}
