@@ -18,7 +18,7 @@ from sweep.__main__ import main
 from sweep.messages import TrialSpec
 from sweep.results import ResultSet
 from sweep.trial_config import retrofit_settings
-from sweep.worker.build import build, can_test
+from sweep.worker.build import build, can_test, check_validated
 from tests.plain_modules import PACKAGES, plain_module
 
 # As written long ago, with torch's layers, for either of Lightning's packages.
@@ -193,6 +193,16 @@ def test_only_what_has_a_test_set_and_a_step_for_it_is_tested(package: Any) -> N
         Picky(), package.LightningDataModule()
     )
     assert not can_test(plain_module(package), Synthetic())
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_data_without_a_validation_loader_are_named_with_what_to_write(package: Any) -> None:
+    module, data = plain_module(package), package.LightningDataModule()
+    said = r"LightningDataModule has no val_dataloader, so val_acc is never logged; write one: def"
+    with pytest.raises(ValueError, match=said):
+        check_validated(module, data, "val_acc")
+    check_validated(module, data, "train_loss")
+    check_validated(module, Synthetic(), "val_acc")
 
 
 def test_arguments_of_one_argument_come_back_from_a_lane(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -309,6 +310,20 @@ def test_a_study_below_sweeps_is_called_by_its_name() -> None:
     results = study(row(0))
     text = text_of(80, show_end, results, results.folder / "report" / "index.html", 1.0)
     assert "python -m sweep best synthetic\n" in text
+
+
+def test_a_study_that_was_stopped_says_how_many_of_its_trials_have_ended() -> None:
+    stopped = study(row(0), row(1, "pruned"), row(2, "waiting", value=None))
+    assert "trials        2 of 20 ended (1 complete, 1 pruned, 1 waiting)" in text_of(
+        80, show_best, stopped
+    )
+    over = replace(stopped, trials=stopped.trials[:2], total=2)
+    assert "trials        1 complete, 1 pruned\n" in text_of(80, show_best, over)
+
+
+def test_a_metric_that_is_logged_alone_has_nothing_beside_it() -> None:
+    text = text_of(80, show_best, study(row(0, metrics={"val_accuracy": 0.9})))
+    assert "val_accuracy  90.00 %\n" in text
 
 
 def test_the_best_trial_comes_with_the_lines_that_load_it() -> None:

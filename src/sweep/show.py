@@ -135,17 +135,21 @@ def _answer(results: ResultSet, console: Console, all_of_it: bool = False) -> li
 
 def _result(results: ResultSet) -> list[tuple[str, str]]:
     counts = Counter(t.status for t in results.trials)
-    lines = [("trials", ", ".join(f"{n} {status}" for status, n in sorted(counts.items())))]
+    tally = ", ".join(f"{n} {status}" for status, n in sorted(counts.items())) or "none yet"
+    if (ended := sum(t.ended for t in results.trials)) < results.total:
+        tally = f"{ended} of {results.total} ended ({tally})"
+    lines = [("trials", tally)]
     best = results.best
     if best is None or best.value is None:
         return [*lines, ("best", "no trial is complete")]
-    others = [
+    others = ", ".join(
         f"{k} {_shown(results, k, v)}" for k, v in best.metrics.items() if k != results.metric
-    ]
+    )
+    value = _shown(results, results.metric, best.value)
     return [
         *lines,
         ("best", f"{spell(best.params)}  (trial {best.number})"),
-        (results.metric, f"{_shown(results, results.metric, best.value)}  ({', '.join(others)})"),
+        (results.metric, f"{value}  ({others})" if others else value),
         ("checkpoint", str(results.folder / "checkpoints" / "best.ckpt")),
         *_recommended(results),
     ]

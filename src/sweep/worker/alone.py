@@ -17,7 +17,7 @@ from dropnorm.callbacks.callback import Callback
 from dropnorm.draws import seed_draws
 from dropnorm.evaluation import norms_of
 from sweep.messages import Ended, Report, Saved, TrialSpec
-from sweep.worker.build import build, can_test, make_trainer
+from sweep.worker.build import build, can_test, check_validated, make_trainer
 from sweep.worker.desk import Desk
 from sweep.worker.draws import KeyedDraws
 from sweep.worker.metrics import SAVE_EVERY_S, first_broken, require
@@ -32,6 +32,7 @@ def train_alone(desk: Desk, spec: TrialSpec, rank: int = 0) -> Ended:
     """
     start = time.monotonic()
     data, module = build(spec, rank)
+    check_validated(module, data, desk.metric)
     bank = ScoredBank(spec.columns, spec.scored) if spec.columns and norms_of(module) else None
     conversation = Conversation(desk, spec, bank)
     last = LastDiagnostics(spec.epochs) if spec.test else None

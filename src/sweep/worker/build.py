@@ -21,6 +21,7 @@ from dropnorm.retrofitting import retrofit
 from dropnorm.seeds import derive
 from dropnorm.synchronisation import synchronise
 from sweep.messages import TrialSpec
+from sweep.metric import is_of_validation
 from sweep.trial_config import devices_per_trial, holds_objects, retrofit_settings
 
 log = logging.getLogger(__name__)
@@ -144,11 +145,21 @@ def lightning_of(module: object) -> ModuleType:
 
 def can_test(module: object, data: object) -> bool:
     """Whether there is a test set, and a `test_step` that looks at it."""
-    step, loader = (
-        getattr(type(thing), name).__module__
-        for thing, name in ((module, "test_step"), (data, "test_dataloader"))
-    )
-    return step not in _LIGHTNINGS_OWN and loader not in _LIGHTNINGS_OWN
+    return _has_own(module, "test_step") and _has_own(data, "test_dataloader")
+
+
+def check_validated(module: object, data: object, metric: str) -> None:
+    """Errors: ValueError for a metric of validation where there is nothing to validate on."""
+    if is_of_validation(metric) and not any(_has_own(x, "val_dataloader") for x in (data, module)):
+        raise ValueError(
+            f"{type(data).__name__} has no val_dataloader, so {metric} is never logged; write one: "
+            "def val_dataloader(self): return DataLoader(...)"
+        )
+
+
+def _has_own(thing: object, name: str) -> bool:
+    """Whether a method is more than Lightning's placeholder."""
+    return getattr(type(thing), name).__module__ not in _LIGHTNINGS_OWN
 
 
 def make_trainer(

@@ -10,7 +10,7 @@ from dropnorm.evaluation import norms_of
 from sweep.errors import Unbuildable
 from sweep.messages import TrialSpec
 from sweep.worker.alone import served
-from sweep.worker.build import build, make_trainer, quiet
+from sweep.worker.build import build, check_validated, make_trainer, quiet
 from sweep.worker.draws import KeyedDraws
 from sweep.worker.fitness import fitness
 
@@ -28,6 +28,7 @@ def look(spec: TrialSpec, metric: str) -> tuple[tuple[str, ...], str | None]:
     short = replace(spec, config=config)
     try:
         data, module = build(short)
+        check_validated(module, data, metric)
     except Exception as error:
         raise Unbuildable(f"{type(error).__name__}: {error}") from error
     if spec.columns and not norms_of(module):
