@@ -13,7 +13,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as custom_scalars
 
 from sweep.event_files import write_summary
-from sweep.hparams import METRICS
+from sweep.schema import METRICS
 
 
 def charts(metric: str) -> Summary:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from google.protobuf.struct_pb2 import Value as ProtoValue
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -17,11 +17,10 @@ from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
 from sweep.messages import Value
 from sweep.parameters import short_name
+from sweep.schema import METRICS
 from sweep.space import Dimension
 
-METRICS = ("val_accuracy", "val_nll", "val_ece", "train_loss")
 Outcome: TypeAlias = Literal["complete", "pruned", "failed", "confirmed"]
-OUTCOMES: tuple[Outcome, ...] = ("complete", "pruned", "failed", "confirmed")
 _TYPES = {
     bool: api_pb2.DATA_TYPE_BOOL,
     float: api_pb2.DATA_TYPE_FLOAT64,
@@ -35,7 +34,7 @@ def columns(search: Mapping[str, Dimension], metric: str) -> Summary:
     # Five hyperparameters are shown at first, those said to differ before the others; `status` must
     # be among them.
     status = api_pb2.HParamInfo(name="status", type=api_pb2.DATA_TYPE_STRING, differs=True)
-    status.domain_discrete.extend(OUTCOMES)
+    status.domain_discrete.extend(get_args(Outcome))
     experiment = api_pb2.Experiment(
         hparam_infos=[*(_column(names[key], search[key]) for key in search), status],
         metric_infos=[_metric(name) for name in dict.fromkeys((metric, *METRICS))],

@@ -11,8 +11,11 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Literal, TypeAlias
 
 from sweep.messages import Value
+
+Direction: TypeAlias = Literal["maximize", "minimize"]
 
 MISSING = "\N{EN DASH}"  # in the place of a value that never came
 
@@ -26,6 +29,11 @@ _LABELS = {
 
 _OF_VALIDATION = re.compile(r"(?<![a-z])(validation|valid|val)(?![a-z])")
 _ACCURACY = re.compile(r"(?<![a-z])accuracy(?![a-z])")
+
+
+def sign_of(direction: str) -> float:
+    """1 if more is better, -1 if less is."""
+    return 1.0 if direction == "maximize" else -1.0
 
 
 def is_of_validation(name: str) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from sweep.messages import Value
+from sweep.metric import Direction, sign_of
 
 if TYPE_CHECKING:
     import pandas
@@ -108,12 +109,17 @@ class ResultSet:
     name: str
     folder: Path
     metric: str
-    direction: Literal["maximize", "minimize"]
+    direction: Direction
     total: int  # study.trials
     search: Mapping[str, str]  # dotted key -> the range as it was typed, e.g. "interval(0,0.7)"
     config: Mapping[str, Any]  # the resolved configuration that ran
     trials: Sequence[TrialRow]
     confirm: Sequence[ConfirmRow] = ()
+
+    @property
+    def sign(self) -> float:
+        """1 if more of the metric is better, -1 if less is."""
+        return sign_of(self.direction)
 
     @property
     def complete(self) -> list[TrialRow]:
@@ -123,8 +129,8 @@ class ResultSet:
     @property
     def best(self) -> TrialRow | None:
         """The complete trial with the best value, the earliest of equals; None if there is none."""
-        sign = -1.0 if self.direction == "maximize" else 1.0
-        return min(self.complete, key=lambda t: (sign * (t.value or 0.0), t.number), default=None)
+        sign = self.sign
+        return max(self.complete, key=lambda t: (sign * (t.value or 0.0), -t.number), default=None)
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat dict a trial, ready for `pandas.DataFrame(study.rows())`."""

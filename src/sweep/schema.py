@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, StrictBool
 from pydantic.dataclasses import dataclass
 
+from sweep.metric import Direction
 from sweep.values import (
     DropPath,
     Flag,
@@ -46,7 +47,7 @@ class StudySettings:
     ]
     trials: Annotated[Whole, Field(examples=[20])]
     metric: Text
-    direction: Literal["maximize", "minimize"]
+    direction: Direction
     seed: Natural
     timeout_s: Annotated[
         Positive | None, Field(description="a number above 0 or null", examples=[600])
@@ -246,7 +247,7 @@ TARGETS = {
     "data": ("dropnorm.MNIST", "dropnorm.Synthetic"),
 }
 # What dropnorm.Classifier logs, and which way is better.
-METRICS = {
+METRICS: dict[str, Direction] = {
     "val_accuracy": "maximize",
     "val_nll": "minimize",
     "val_ece": "minimize",

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from sweep.errors import Problem, as_typed, did_you_mean, got, nearest, same_ending
+from sweep.metric import Direction
 from sweep.schema import FORMS, METRICS, TARGETS
 from sweep.space import looks_like_range
 
@@ -55,7 +56,7 @@ def check_metric(config: Mapping[str, Any]) -> list[Problem]:
 
 def _driven(study: Mapping[str, Any], metric: str, better: str) -> list[Problem]:
     """Whether a metric is driven the better way."""
-    if study.get("direction") == ("minimize" if better == "maximize" else "maximize"):
+    if study.get("direction") in [d for d in get_args(Direction) if d != better]:
         what = f"expected {better} for {metric}, {got(study['direction'])}"
         return [Problem("study.direction", what, f"type study.direction={better}")]
     return []

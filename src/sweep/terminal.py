@@ -42,7 +42,7 @@ class Terminal:
     def __init__(self, console: Console, before: ResultSet, total: int) -> None:
         self._console, self._metric = console, before.metric
         self._keys = list(before.search)
-        self._sign = -1.0 if before.direction == "maximize" else 1.0
+        self._sign = before.sign
         self._lock = Lock()
         self._running: dict[int, TrialSpec] = {}
         self._last: dict[int, Report] = {}
@@ -161,7 +161,7 @@ class Terminal:
         return "  ".join(part for part in parts if part)
 
     def _best_numbers(self) -> list[int]:
-        return sorted(self._values, key=lambda n: (self._sign * self._values[n], n))
+        return sorted(self._values, key=lambda n: (-self._sign * self._values[n], n))
 
     def _scale(self, *more: float) -> Metric:
         """How the metric is shown, going by every value so far."""

@@ -20,11 +20,6 @@ from sweep.results import DEFAULT, ConfirmRow, ResultSet
 from sweep.schema import ConfirmSettings
 
 
-def sign_of(results: ResultSet) -> float:
-    """1 if more is better, -1 if less is."""
-    return 1.0 if results.direction == "maximize" else -1.0
-
-
 def margin_of(results: ResultSet) -> float:
     """The difference of the metric that matters, as the study was configured."""
     settings = results.config.get("confirm") or {}
@@ -45,7 +40,7 @@ def arms_of(results: ResultSet) -> list[Arm]:
     values = {name: by_seed(results, name, "validation") for name in names}
     trained = set[int]().union(*values.values())
     arms = [_arm(results, rows[name], values[name], len(trained)) for name in names]
-    sign = sign_of(results)
+    sign = results.sign
     return sorted(arms, key=lambda arm: math.inf if arm.searched is None else -sign * arm.searched)
 
 
@@ -56,7 +51,7 @@ def _arm(results: ResultSet, row: ConfirmRow, values: Mapping[int, float], train
     searched = searched if searched is not None and math.isfinite(searched) else None
     shrinkage = None
     if validation is not None and searched is not None:
-        gap = sign_of(results) * (searched - validation.mean)
+        gap = results.sign * (searched - validation.mean)
         half = validation.half
         shrinkage = Interval(gap, gap - half, gap + half, validation.count)
     return Arm(
@@ -130,7 +125,7 @@ def compare_arms(results: ResultSet, arms: Sequence[Arm], words: Words) -> list[
     names = [name for name in values if name != other]
     if not names:
         return []
-    sign = sign_of(results)
+    sign = results.sign
     found = [_difference(values[name], values[other], sign) for name in names]
     p = np.array([float(d.estimate.p_not_zero()) for d in found])
     within = holm(np.array([float(d.estimate.p_within(words.margin)) for d in found]))
@@ -148,7 +143,7 @@ def lead_of(results: ResultSet, arm: Arm, comparisons: Sequence[Comparison]) -> 
     mine, theirs = (by_seed(results, name, "validation") for name in (arm.name, other))
     if not (mine and theirs):
         return None
-    found = _difference(mine, theirs, sign_of(results))
+    found = _difference(mine, theirs, results.sign)
     return found.estimate.interval(found.count)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sweep.confirm.arms import arms_of, by_seed, margin_of, recommend, sign_of
+from sweep.confirm.arms import arms_of, by_seed, margin_of, recommend
 from sweep.confirm.contenders import code_of
 from sweep.files import write_aside
 from sweep.results import ConfirmRow, ResultSet
@@ -54,7 +54,7 @@ def settle_checkpoints(results: ResultSet) -> None:
 
 
 def _choose(results: ResultSet) -> ConfirmRow | None:
-    arm = recommend(arms_of(results), sign_of(results), margin_of(results))
+    arm = recommend(arms_of(results), results.sign, margin_of(results))
     return None if arm is None else _median(results, arm.name)
 
 

@@ -14,6 +14,7 @@ from dropnorm.seeds import derive
 from sweep.config import Plan
 from sweep.errors import as_typed
 from sweep.messages import TrialSpec, Value
+from sweep.metric import sign_of
 from sweep.profile import momenta
 from sweep.results import DEFAULT, ConfirmRow, TrialRow
 from sweep.sections import leaves
@@ -33,9 +34,9 @@ def choose_contenders(plan: Plan, trials: Sequence[TrialRow]) -> list[Contender]
 
     Of trials with one setting the best counts; one that has the default's is the default.
     """
-    sign = -1.0 if plan.study.direction == "maximize" else 1.0
+    sign = sign_of(plan.study.direction)
     complete = [t for t in trials if t.status == "complete" and t.value is not None]
-    ranked = sorted(complete, key=lambda t: (sign * (t.value or 0.0), t.number))
+    ranked = sorted(complete, key=lambda t: (-sign * (t.value or 0.0), t.number))
     settings: dict[str, TrialRow] = {}
     for trial in ranked:
         settings.setdefault(key_of(trial.params), trial)

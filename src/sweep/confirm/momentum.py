@@ -11,7 +11,6 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from sweep.confirm.arms import sign_of
 from sweep.confirm.estimates import Array, Estimate, seeds_to_tell
 from sweep.confirm.findings import Level, Standing, Verdict
 from sweep.confirm.ranking import Places, Ranking, rank
@@ -45,13 +44,13 @@ def momentum_verdict(
     count = len({by for by, _ in curves})
     if count < _ENOUGH or len(momenta) < 2:
         return unknown(parameter, f"{plural(count, 'training')} scored its values in common")
-    values = sign_of(results) * _table(curves, momenta)
+    values = results.sign * _table(curves, momenta)
     numbers = momenta[: len(momenta) - (None in momenta)]
     anchor = None
     if confirmed and recommended is not None and recommended in numbers:
         anchor = np.array(numbers.index(recommended))
     elif confirmed:
-        anchor = _expected_best(sign_of(results), found, numbers)
+        anchor = _expected_best(results.sign, found, numbers)
     ranking = rank(values, words.margin, len(numbers), anchor)
     where = f"{plural(count, 'fresh seed')} of the confirmation" if confirmed else "the search"
     evidence = f"{plural(len(curves), 'training')} in {where}, all values on the same weights"

@@ -13,7 +13,6 @@ from statistics import median
 
 import numpy as np
 
-from sweep.confirm.arms import sign_of
 from sweep.confirm.axes import coordinate, grid, point
 from sweep.confirm.estimates import ALPHA, Array, seeds_to_tell
 from sweep.confirm.findings import Interval, Level, Standing, Verdict
@@ -77,7 +76,7 @@ def response_verdicts(
 
 def _trainings(results: ResultSet, parameters: Sequence[Parameter]) -> list[Training]:
     """Of search and confirmation, each setting and seed once."""
-    sign, found = sign_of(results), {}
+    sign, found = results.sign, {}
     step = max(1, math.ceil(len(results.complete) / _MOST))
     rows: list[TrialRow | ConfirmRow] = [*results.complete[::step], *results.confirm]
     for row in rows:
@@ -94,7 +93,7 @@ def _value(row: TrialRow | ConfirmRow, results: ResultSet) -> float:
         return math.nan if row.value is None else row.value
     finite = [v for v in row.momentum.values if math.isfinite(v)] if row.momentum else []
     if finite:
-        return max(finite) if results.direction == "maximize" else min(finite)
+        return max(finite, key=lambda value: results.sign * value)
     return row.metrics.get(results.metric, math.nan)
 
 

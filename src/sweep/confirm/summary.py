@@ -13,7 +13,6 @@ from sweep.confirm.arms import (
     margin_of,
     noise_of,
     recommend,
-    sign_of,
 )
 from sweep.confirm.axes import point
 from sweep.confirm.estimates import luck_of_best
@@ -40,7 +39,7 @@ def summarise(results: ResultSet, margin: float | None = None) -> Answer:
     noise = noise_of(results, arms)
     comparisons = compare_arms(results, arms, words)
     found = _found(results)
-    chosen = recommend(arms, sign_of(results), margin) or found
+    chosen = recommend(arms, results.sign, margin) or found
     settings = [arm.params for arm in (chosen, found) if arm is not None]
     verdicts = _verdicts(results, settings, noise, words) if settings else []
     luck = noise * luck_of_best(len(results.complete)) if noise is not None else None
@@ -75,7 +74,7 @@ def _metric(results: ResultSet) -> Metric:
 def _found(results: ResultSet) -> Arm | None:
     """The search's best as an arm that no fresh seed was spent on."""
     complete = [t for t in results.complete if t.value is not None and math.isfinite(t.value)]
-    best = max(complete, key=lambda t: sign_of(results) * (t.value or 0.0), default=None)
+    best = max(complete, key=lambda t: results.sign * (t.value or 0.0), default=None)
     if best is None:
         return None
     return Arm(name="best", trial=best.number, params=best.params, searched=best.value)

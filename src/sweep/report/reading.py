@@ -38,7 +38,7 @@ class Reading:
     @property
     def sign(self) -> float:
         """1 if more is better, -1 if less is."""
-        return 1.0 if self.study.direction == "maximize" else -1.0
+        return self.study.sign
 
     @property
     def best(self) -> TrialRow | None:
@@ -89,7 +89,7 @@ def value_of(trial: TrialRow) -> float:
 
 def read(study: ResultSet) -> Reading:
     """Read a study of any size, also one without a single complete trial."""
-    sign = 1.0 if study.direction == "maximize" else -1.0
+    sign = study.sign
     complete = sorted(
         (t for t in study.complete if math.isfinite(value_of(t))),
         key=lambda t: (-sign * value_of(t), t.number),

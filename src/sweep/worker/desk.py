@@ -19,6 +19,7 @@ from sweep.messages import (
     TrialSpec,
     Wait,
 )
+from sweep.metric import sign_of
 
 log = logging.getLogger(__name__)
 
@@ -91,4 +92,5 @@ class Desk:
         """Whether a value is at least as good as another, which may not be there."""
         if than is None:
             return True
-        return value >= than if self.direction == "maximize" else value <= than
+        sign = sign_of(self.direction)
+        return sign * value >= sign * than

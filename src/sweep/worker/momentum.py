@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from sweep.messages import TrialSpec
+from sweep.metric import sign_of
 from sweep.worker.desk import Desk
 from sweep.worker.metrics import require
 from sweep.worker.training import Training
@@ -22,11 +23,11 @@ def best_column(spec: TrialSpec, scores: Scores, desk: Desk) -> int:
     ValueError without the study's metric.
     """
     require(desk.metric, {name: 0.0 for name in scores})
-    sign, values = -1.0 if desk.direction == "maximize" else 1.0, scores[desk.metric]
+    sign, values = sign_of(desk.direction), scores[desk.metric]
     ties = next((scores[name] for name in _TIES if name in scores), values)
 
     def place(m: int) -> tuple[bool, float, bool, float]:
-        return math.isnan(values[m]), sign * values[m], math.isnan(ties[m]), ties[m]
+        return math.isnan(values[m]), -sign * values[m], math.isnan(ties[m]), ties[m]
 
     return min(range(len(spec.momenta)), key=place)
 
