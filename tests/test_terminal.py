@@ -321,6 +321,13 @@ def test_a_study_that_was_stopped_says_how_many_of_its_trials_have_ended() -> No
     assert "trials        1 complete, 1 pruned\n" in text_of(80, show_best, over)
 
 
+def test_parameters_are_in_the_order_of_the_search_whatever_a_trial_found_last() -> None:
+    found = {"model.bn_momentum": 0.1, "model.dropout": 0.3}
+    assert "dropout 0.3  bn_momentum 0.1  (trial 0)" in text_of(
+        80, show_best, study(row(0, params=found), search=TWO)
+    )
+
+
 def test_a_metric_that_is_logged_alone_has_nothing_beside_it() -> None:
     text = text_of(80, show_best, study(row(0, metrics={"val_accuracy": 0.9})))
     assert "val_accuracy  90.00 %\n" in text

@@ -22,6 +22,7 @@ MISSING = "\N{EN DASH}"  # in the place of a value that never came
 _LABELS = {
     "val_accuracy": ("validation accuracy", ""),
     "val_nll": ("validation NLL", "nats"),
+    "test_nll": ("test NLL", "nats"),
     "val_ece": ("validation ECE", ""),
     "train_loss": ("training loss", ""),
 }

@@ -30,7 +30,9 @@ def rerun(results: ResultSet, number: str, console: Console) -> int:
     fails now.
     """
     row = _find(results, number)
-    console.print(f"trial {row.number} of study {results.name}: {spell(row.params)}")
+    console.print(
+        f"trial {row.number} of study {results.name}: {spell(row.params, results.search)}"
+    )
     spec = make_spec(results, row)
     reports, ended = _train(results, row, spec, console)
     if ended is None:

@@ -148,7 +148,7 @@ def _result(results: ResultSet) -> list[tuple[str, str]]:
     value = _shown(results, results.metric, best.value)
     return [
         *lines,
-        ("best", f"{spell(best.params)}  (trial {best.number})"),
+        ("best", f"{spell(best.params, results.search)}  (trial {best.number})"),
         (results.metric, f"{value}  ({others})" if others else value),
         ("checkpoint", str(results.folder / "checkpoints" / "best.ckpt")),
         *_recommended(results),
@@ -163,7 +163,7 @@ def _recommended(results: ResultSet) -> list[tuple[str, str]]:
     names = [n for n in (results.metric, tested(results.metric) or "") if n in row.metrics]
     reached = ", ".join(f"{name} {_shown(results, name, row.metrics[name])}" for name in names)
     return [
-        ("recommended", f"{spell(row.params)}  ({row.arm}, seed {row.seed})"),
+        ("recommended", f"{spell(row.params, results.search)}  ({row.arm}, seed {row.seed})"),
         ("", reached),
         ("checkpoint", str(recommended_path(results.folder))),
     ]

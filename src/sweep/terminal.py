@@ -105,7 +105,7 @@ class Terminal:
         if trainings:
             self.say(f"confirming on fresh seeds, {trainings} trainings:")
             for contender in contenders:
-                self.say(f"  {contender.arm:<8} {spell(contender.params)}")
+                self.say(f"  {contender.arm:<8} {spell(contender.params, self._keys)}")
             self._progress.update(self._bar, total=self._total + trainings)
 
     def watch_confirmation(self, worker: str, message: Event | Order) -> None:
@@ -153,7 +153,7 @@ class Terminal:
         parts = [
             f"[{self._counts.total()}/{self._total}] trial {event.trial} {event.status}",
             "" if math.isnan(value) else f"{self._metric} {metric.show(value)}",
-            spell(self._params[event.trial]),
+            spell(self._params[event.trial], self._keys),
             f"{event.seconds:.1f} s",
             *(f"best {metric.show(self._values[n])} (trial {n})" for n in best),
             event.reason or "" if event.status == "failed" else "",
@@ -230,9 +230,10 @@ def show(metric: str, value: float, known: Iterable[float] = ()) -> str:
     return Metric.of(metric, [value, *known]).show(value)
 
 
-def spell(params: Mapping[str, Value]) -> str:
-    """`dropout 0.31  bn_momentum 0.05`: parameters by their short names."""
-    return "  ".join(f"{short_name(key, params)} {plain(v)}" for key, v in params.items())
+def spell(params: Mapping[str, Value], search: Iterable[str] = ()) -> str:
+    """`dropout 0.31  bn_momentum 0.05`: parameters by their short names, as the `search` is."""
+    ordered = [key for key in dict.fromkeys([*search, *params]) if key in params]
+    return "  ".join(f"{short_name(key, params)} {plain(params[key])}" for key in ordered)
 
 
 def minutes(seconds: float) -> str:

@@ -111,7 +111,9 @@ def _subject(name: str, runs: Sequence[Run]) -> str:
     parts = [f"{name} {single[0]}", *single[1:]] if single else []
     if ranges:
         parts.append(f"any {'' if single else f'{name} '}from {' or from '.join(ranges)}")
-    parts += [span(run) for run in runs if run[0] is None]
+    if len(numbers) < len(runs):
+        average = span((None, None))
+        parts.append(average if parts else f"{average}, without a {name},")
     return f"{listed(parts)} {'is' if len(parts) == 1 else 'are'}"
 
 

@@ -48,11 +48,11 @@ class Words:
         Of a module that is retrofitted null is what it came with.
         """
         present = [p for p in self.parameters if p.key in params]
-        if present and all(_is_as_it_came(p, params) for p in present):
+        if present and all(_is_as_it_came(p, params[p.key]) for p in present):
             return "the model as it is"
         shown = [
             f"the model's own {p.name}"
-            if _is_as_it_came(p, params)
+            if _is_as_it_came(p, params[p.key])
             else f"{p.name} {said(params[p.key])}"
             for p in present
         ]
@@ -110,8 +110,13 @@ def span(run: tuple[Value, Value]) -> str:
     return " to ".join(next(ends for ends in texts if ends[0] != ends[1]))
 
 
-def _is_as_it_came(parameter: Parameter, params: Mapping[str, Value]) -> bool:
-    return parameter.key.startswith("retrofit.") and params[parameter.key] is None
+def entered(parameter: Parameter, value: Value, digits: int = _DIGITS) -> str:
+    """A parameter's value by itself, in a table."""
+    return "as it is" if _is_as_it_came(parameter, value) else plain(value, digits)
+
+
+def _is_as_it_came(parameter: Parameter, value: Value) -> bool:
+    return parameter.key.startswith("retrofit.") and value is None
 
 
 def against(words: Words, outcome: Outcome, gap: Interval, other: str) -> str:

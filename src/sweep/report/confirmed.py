@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from sweep.confirm.findings import Interval
-from sweep.confirm.wording import many, said
+from sweep.confirm.wording import entered, many
 from sweep.metric import MISSING
 from sweep.report.reading import Reading
 
@@ -55,7 +55,7 @@ def arms(reading: Reading) -> Sheet | None:
         [
             arm.name,
             *(
-                said(arm.params[p.key]) if p.key in arm.params else MISSING
+                entered(p, arm.params[p.key]) if p.key in arm.params else MISSING
                 for p in reading.parameters
             ),
             _mean(reading, arm.test),

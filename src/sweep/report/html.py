@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from sweep.confirm.findings import Verdict
+from sweep.confirm.wording import entered
 from sweep.messages import Value
 from sweep.metric import duration, plain
 from sweep.parameters import Parameter
@@ -102,7 +103,7 @@ def _span(reading: Reading, parameter: Parameter, value: Value) -> Span:
         if len(places) == 2:  # the cumulative average has no place
             good.append((places[0], places[1] - places[0]))
     dot = _percent(parameter, value) if parameter.numeric else None
-    return Span(parameter, plain(value), verdict, as_good(verdict), good, dot, ends)
+    return Span(parameter, entered(parameter, value, 3), verdict, as_good(verdict), good, dot, ends)
 
 
 def _percent(parameter: Parameter, value: Value) -> float | None:

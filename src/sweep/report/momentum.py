@@ -18,8 +18,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from sweep.confirm.estimates import Array, mean_of
-from sweep.confirm.wording import plural
-from sweep.messages import MOMENTUM
+from sweep.confirm.wording import entered, plural
+from sweep.messages import MOMENTUM_KEYS
 from sweep.metric import plain
 from sweep.report.drawing import blank, legend
 from sweep.report.reading import Reading
@@ -64,8 +64,10 @@ def panels_of(reading: Reading) -> list[Panel]:
 def _setting(reading: Reading, name: str) -> str:
     """Which arm it is, by the parameters that its curves do not vary."""
     arm = next(a for a in reading.answer.arms if a.name == name)
-    others = [p for p in reading.parameters if p.key != MOMENTUM and p.key in arm.params][:2]
-    shown = ", ".join(f"{p.name} {plain(arm.params[p.key], 2)}" for p in others)
+    others = [p for p in reading.parameters if p.key not in MOMENTUM_KEYS and p.key in arm.params][
+        :2
+    ]
+    shown = ", ".join(f"{p.name} {entered(p, arm.params[p.key])}" for p in others)
     return f"{name}: {shown}\n" if shown else f"{name}, "
 
 
