@@ -191,3 +191,9 @@ def test_the_default_stays_unless_another_is_better_by_what_matters() -> None:
         "1st",
         "default",
     ]
+
+
+def test_of_arms_that_were_as_good_in_the_search_the_first_asked_is_first() -> None:
+    trials = [TrialRow(n, "complete", {DROPOUT: 0.1 * n}, value=0.98) for n in range(3)]
+    rows = [row(arm, 0, 0.98) for arm in ("default", "3rd", "1st", "2nd")]  # as they ended
+    assert [a.name for a in arms_of(results(trials, rows))] == ["1st", "2nd", "3rd", "default"]

@@ -40,8 +40,12 @@ def arms_of(results: ResultSet) -> list[Arm]:
     values = {name: by_seed(results, name, "validation") for name in names}
     trained = set[int]().union(*values.values())
     arms = [_arm(results, rows[name], values[name], len(trained)) for name in names]
-    sign = results.sign
-    return sorted(arms, key=lambda arm: math.inf if arm.searched is None else -sign * arm.searched)
+
+    def rank(arm: Arm) -> tuple[float, int]:  # of equals, the trial that was asked for first
+        searched = math.inf if arm.searched is None else -results.sign * arm.searched
+        return searched, arm.trial or 0
+
+    return sorted(arms, key=rank)
 
 
 def _arm(results: ResultSet, row: ConfirmRow, values: Mapping[int, float], trained: int) -> Arm:
