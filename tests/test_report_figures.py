@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PathCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 
 from sweep.report.figures import NARROW, figures
 from sweep.report.generalisation import gap_of
@@ -19,6 +22,8 @@ from sweep.report.reading import read
 from sweep.report.timeline import bars_of
 from sweep.results import MomentumCurve, ResultSet
 from tests.report_studies import BEGIN, MOMENTA, confirmation, confirmed, profiled, study, trial
+
+T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +69,32 @@ def test_the_surface_is_measured_at_every_momentum_of_every_training(
     }
     low, high = drawn["surface"].axes[1].get_ylim()  # the colour bar
     assert low < 98 < high
+
+
+def test_a_retrofitted_module_has_the_figures_of_one_with_layers_of_its_own(
+    results: ResultSet, drawn: dict[str, Figure]
+) -> None:
+    def renamed(params: Mapping[str, T]) -> dict[str, T]:
+        return {key.replace("model.", "retrofit."): value for key, value in params.items()}
+
+    moved = replace(
+        results,
+        search=renamed(results.search),
+        trials=[replace(t, params=renamed(t.params)) for t in results.trials],
+        confirm=[replace(r, params=renamed(r.params)) for r in results.confirm],
+    )
+    found = figures(moved)
+    assert list(found) == list(drawn)
+    for name in ("surface", "dropout", "importance"):
+        assert marks(found[name].axes[0]) == marks(drawn[name].axes[0])
+    (line,), (expected,) = (lines(f["surface"].axes[0], "measured") for f in (found, drawn))
+    assert np.array_equal(line.get_data(), expected.get_data(), equal_nan=True)
+    assert bars(found["importance"]) == bars(drawn["importance"]) != []
+    assert "momentum" in figures(replace(moved, confirm=[]))
+
+
+def bars(figure: Figure) -> list[float]:
+    return [bar.get_width() for bar in figure.axes[0].patches if isinstance(bar, Rectangle)]
 
 
 def test_of_a_crowd_the_surface_shows_no_single_measurements(tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ from sweep.report.reading import Reading, value_of
 from sweep.report.theme import LIGHT
 from sweep.results import TrialRow
 
-DROPOUT = "model.dropout"
 _MARKS: dict[str, dict[str, Any]] = {
     "pruned": {"marker": "D", "s": 0.5, "facecolor": LIGHT["card"], "edgecolor": LIGHT["pruned"]},
     "failed": {"marker": "X", "s": 1.6, "facecolor": LIGHT["failed"], "edgecolor": LIGHT["card"]},

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from sweep.confirm.estimates import mean_of
 from sweep.confirm.findings import Interval
 from sweep.parameters import Parameter
-from sweep.report.drawing import DROPOUT, Point, blank, legend, marks, scale
+from sweep.report.drawing import Point, blank, legend, marks, scale
 from sweep.report.reading import ENOUGH, Reading
 from sweep.report.slices import draw_slice, draw_trend
 from sweep.report.theme import LIGHT
@@ -28,7 +28,7 @@ _FRESH = "fresh seeds: mean, 95 % interval"
 
 def draw_dropout(reading: Reading, width: int) -> Figure | None:
     """None unless dropout was searched."""
-    dropout = reading.parameter(DROPOUT)
+    dropout = reading.dropout
     if dropout is None or not reading.ended:
         return None
     points = gaps(reading)
@@ -50,7 +50,7 @@ def draw_dropout(reading: Reading, width: int) -> Figure | None:
 
 def gaps(reading: Reading) -> list[Point]:
     """The gap of every complete trial that has one, against its dropout."""
-    dropout = reading.parameter(DROPOUT)
+    dropout = reading.dropout
     found = [(t, gap_of(t.metrics)) for t in reading.complete] if dropout else []
     return [
         Point(t, x, gap)

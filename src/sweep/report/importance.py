@@ -15,13 +15,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from sweep.messages import MOMENTUM, Value
+from sweep.messages import Value
 from sweep.metric import plain
 from sweep.parameters import Parameter
 from sweep.report.drawing import blank, fitting, legend
 from sweep.report.reading import Reading, value_of
 from sweep.report.theme import LIGHT
-from sweep.results import TrialRow
+from sweep.results import MomentumCurve, TrialRow
 
 _LEAST = 10  # complete trials
 _MOST = 1000  # settings that are looked at, spread evenly: more would only take longer
@@ -100,8 +100,7 @@ def _rows(
 ) -> tuple[list[Row], list[float]]:
     """Settings with their values: all that a trial was scored at, with dummies dealt by trial."""
     draw = np.random.default_rng(0)
-    has_momentum = any(p.key == MOMENTUM for p in shown)  # not where some have no batch norm
-    profiled = {t.number for t in reading.profiled if has_momentum}
+    momentum = reading.momentum if reading.momentum in shown else None  # some have no batch norm
     rows, values = [], []
     deals = {p.key: [draw.permutation(len(trials)) for _ in range(_DUMMIES)] for p in shown}
     for place, trial in enumerate(trials):
@@ -110,25 +109,22 @@ def _rows(
             base[p.key] = _as_axis(p, trial.params[p.key])
             for i, deal in enumerate(deals[p.key]):
                 base[_dummy(p, i)] = _as_axis(p, trials[deal[place]].params[p.key])
-        if trial.number not in profiled:
+        if momentum is None or trial.momentum is None:
             rows.append(base)
             values.append(value_of(trial))
             continue
-        scored = _scored(reading, trial)
+        scored = _scored(momentum, trial.momentum)
         mixed = [draw.permutation(list(scored)) for _ in range(_DUMMIES)]
-        for j, (momentum, value) in enumerate(scored.items()):
-            dummies = {f"{MOMENTUM} dummy {i}": float(m[j]) for i, m in enumerate(mixed)}
-            rows.append({**base, MOMENTUM: momentum, **dummies})
+        for j, (number, value) in enumerate(scored.items()):
+            dummies = {_dummy(momentum, i): float(m[j]) for i, m in enumerate(mixed)}
+            rows.append({**base, momentum.key: number, **dummies})
             values.append(value)
     return rows, values
 
 
-def _scored(reading: Reading, trial: TrialRow) -> dict[float, float]:
-    momentum = reading.parameter(MOMENTUM)
-    assert trial.momentum is not None and momentum is not None
-    curve = zip(trial.momentum.momenta, trial.momentum.values, strict=True)
+def _scored(momentum: Parameter, curve: MomentumCurve) -> dict[float, float]:
     return {
-        m: v for m, v in curve
+        m: v for m, v in zip(curve.momenta, curve.values, strict=True)
         if m is not None and np.isfinite(v) and momentum.low <= m <= momentum.high
     }  # fmt: skip
 

@@ -14,11 +14,12 @@ from statistics import median
 
 from sweep.confirm.findings import Answer
 from sweep.confirm.summary import summarise
-from sweep.messages import MOMENTUM
+from sweep.messages import MOMENTUM_KEYS
 from sweep.metric import Metric
 from sweep.parameters import Parameter, parameters_of
 from sweep.results import ResultSet, TrialRow
 
+_RATES = ("retrofit.dropout", "model.dropout")
 ENOUGH = 5  # complete trials before a median, a smooth curve or a surface says anything
 
 
@@ -65,13 +66,23 @@ class Reading:
     @property
     def profiled(self) -> list[TrialRow]:
         """The complete trials that have scored a curve of momenta, if that is an axis at all."""
-        if all(p.key != MOMENTUM for p in self.numeric):
+        if self.momentum is None:
             return []
         return [t for t in self.complete if t.momentum is not None]
 
-    def parameter(self, key: str) -> Parameter | None:
-        """The numeric searched parameter of this key, if there is one."""
-        return next((p for p in self.numeric if p.key == key), None)
+    @property
+    def dropout(self) -> Parameter | None:
+        """The rate, of retrofitted layers before the module's own, if numbers were searched."""
+        return self._first(_RATES)
+
+    @property
+    def momentum(self) -> Parameter | None:
+        """The momentum, of retrofitted norms before the module's own, if numbers were searched."""
+        return self._first(MOMENTUM_KEYS[::-1])
+
+    def _first(self, keys: Sequence[str]) -> Parameter | None:
+        found = {p.key: p for p in self.numeric}
+        return next((found[key] for key in keys if key in found), None)
 
     def counts(self) -> dict[str, int]:
         """The number of trials of each status that occurs, complete first."""

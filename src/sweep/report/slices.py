@@ -14,9 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sweep.messages import MOMENTUM
 from sweep.parameters import Parameter
-from sweep.report.drawing import DROPOUT, Point, blank, jitter, legend, level, limit, marks, scale
+from sweep.report.drawing import Point, blank, jitter, legend, level, limit, marks, scale
 from sweep.report.reading import ENOUGH, Reading
 from sweep.report.smooth import smooth_band
 from sweep.report.theme import LIGHT
@@ -46,9 +45,8 @@ def draw_slices(reading: Reading, width: int) -> Figure | None:
 
 
 def _elsewhere(reading: Reading, parameter: Parameter) -> bool:
-    return (parameter.key == DROPOUT and parameter.numeric) or (
-        parameter.key == MOMENTUM and bool(reading.profiled)
-    )
+    scored = [reading.momentum] if reading.profiled else []
+    return parameter in (reading.dropout, *scored)
 
 
 def draw_slice(

@@ -14,9 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sweep.messages import MOMENTUM
 from sweep.parameters import Parameter
-from sweep.report.drawing import DROPOUT, Point, blank, legend, marks, scale
+from sweep.report.drawing import Point, blank, legend, marks, scale
 from sweep.report.field import draw_field, estimated, measured
 from sweep.report.reading import ENOUGH, Reading
 from sweep.report.theme import LIGHT
@@ -28,11 +27,11 @@ _CROWD = 60  # trainings
 
 def axes_of(reading: Reading) -> tuple[Parameter, Parameter] | None:
     """What the surface lies over: dropout and bn_momentum if searched, else the first two."""
-    stars = {DROPOUT: 0, MOMENTUM: 1}
-    found = sorted(reading.numeric, key=lambda p: stars.get(p.key, 2))[:2]
+    stars = [reading.dropout, reading.momentum]
+    found = sorted(reading.numeric, key=lambda p: stars.index(p) if p in stars else 2)[:2]
     if len(found) < 2:
         return None
-    across, up = found if found[0].key != MOMENTUM else found[::-1]
+    across, up = found if found[0] != reading.momentum else found[::-1]
     return across, up
 
 
@@ -40,7 +39,7 @@ def scored(
     reading: Reading, across: Parameter, up: Parameter
 ) -> tuple[list[TrialRow], list[float]]:
     """The trials that were scored at every value of the upward axis, and those values."""
-    if up.key != MOMENTUM:
+    if up != reading.momentum:
         return [], []
     trials = [t for t in reading.profiled if across.number(t) is not None]
     common = set.intersection(*(_finite(t) for t in trials)) if trials else set()
