@@ -32,14 +32,8 @@ def make_sampler(
     startup = settings.n_startup_trials
     match settings.name:
         case "tpe":
-            # Many are asked for before any has ended. Taken for bad ones, those that run keep the
-            # next at a distance.
             return KnownSpaceTpe(
-                space,
-                seed=seed,
-                multivariate=settings.multivariate,
-                n_startup_trials=startup,
-                constant_liar=True,
+                space, seed=seed, multivariate=settings.multivariate, n_startup_trials=startup
             )
         case "gp":
             return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
