@@ -323,7 +323,11 @@ BAD = [
         "model.dropout = 0.3: expected KEY=VALUE; type model.dropout=0.3",
     ),
     ("+study=mnist =5", "=5: expected KEY=VALUE; type KEY=5"),
-    ("mnist", "mnist: expected KEY=VALUE; type mnist=VALUE, or +study=mnist for a study"),
+    (
+        "mnist",
+        "mnist: expected KEY=VALUE; type mnist=VALUE, or +study=mnist for a study; "
+        "--help names the commands",
+    ),
     (
         "repotr mnist",
         "repotr: expected KEY=VALUE or one of run, plan, best, report, rerun; did you mean report?",

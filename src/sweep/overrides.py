@@ -62,7 +62,7 @@ def _with_a_name(word: str) -> str:
 def _unreadable(word: str) -> Problem:
     key, equals, value = (part.strip() for part in word.partition("="))
     if not equals:
-        advice = f"type {key}=VALUE, or +study={key} for a study"
+        advice = f"type {key}=VALUE, or +study={key} for a study; --help names the commands"
     elif not key:
         advice = f"type KEY={value}"
     elif word != f"{key}={value}":
