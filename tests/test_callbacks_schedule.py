@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
+import pytorch_lightning
 import torch
+from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 
 from dropnorm.blocks import Dropout
@@ -68,6 +71,16 @@ def test_rate_and_length_can_be_given(tmp_path: Path) -> None:
     torch.testing.assert_close(torch.tensor(seen[-1]), torch.full((2,), 0.8 * 15 / 64))
     assert fit.callback_metrics["dropout_scale"].item() == pytest.approx(15 / 64)
     assert rates(module) == (0.8, pytest.approx(0.8))
+
+
+def test_loggers_hear_the_scale_of_the_steps_that_they_log(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path)
+    schedule = DropoutSchedule("ramp", turn=1.0)
+    fit = trainer(pytorch_lightning, tmp_path, schedule, logger=logger, log_every_n_steps=3)
+    fit.fit(plain_module(pytorch_lightning, net()), **loaders())
+    table = pandas.read_csv(Path(logger.log_dir) / "metrics.csv").dropna(subset="dropout_scale")
+    assert list(table["step"]) == [2, 5, 8, 11, 14]
+    assert list(table["dropout_scale"]) == pytest.approx([s / STEPS for s in table["step"]])
 
 
 def test_retrofitted_and_inserted_layers_follow_too(tmp_path: Path) -> None:

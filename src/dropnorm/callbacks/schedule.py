@@ -32,8 +32,9 @@ class DropoutSchedule(Callback):
     exponentially). `rate` is the full rate of all layers; without it each layer's own is. `steps`
     is the length of training in optimizer steps; without it, what the Trainer expects.
 
-    Logs: dropout_scale, from 0 to 1. Errors: ValueError for an unknown mode, values out of range,
-    a module without dropout, or a training without an end when `steps` is not given.
+    Logs: dropout_scale, from 0 to 1, when the Trainer logs. Errors: ValueError for an unknown mode,
+    values out of range, a module without dropout, or a training without an end when `steps` is not
+    given.
     """
 
     def __init__(
@@ -75,7 +76,9 @@ class DropoutSchedule(Callback):
         scale = self.scale(trainer.global_step / self._length)
         for layer, own in self._full:
             set_rate(layer, scale * (own if self.rate is None else self.rate))
-        pl_module.log("dropout_scale", scale)
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by its connector
+        if batch_idx == 0 or (every and (trainer.global_step + 1) % every == 0):
+            pl_module.log("dropout_scale", scale)  # when loggers hear of it: that takes 1 ms
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._restore()
