@@ -41,6 +41,7 @@ class Scribe:
         self._record, self._board, self._distributions = record, board, distributions
         self._clock, self._table_due_s = clock, clock()
         self._rows = {row.number: row for row in record.results().trials}
+        self._histories: dict[int, dict[str, list[float]]] = {}  # of running trials, in their rows
         self._writes: list[Callable[[], None]] = []
         self._crown: tuple[int, bytes] | None = None  # the trial whose checkpoint becomes best.ckpt
         self._over: list[int] = []  # trials that have ended: what was saved of them can go
@@ -56,7 +57,8 @@ class Scribe:
 
         `notes` are what sampler and pruner keep in it.
         """
-        self._rows[row.number] = row
+        self._histories[row.number] = {}
+        self._rows[row.number] = replace(row, history=self._histories[row.number])
         self._writes.append(partial(self._board.start, row.number))
         for epoch, metrics in history.items():
             self.report(Report(row.number, epoch, metrics))
@@ -64,9 +66,9 @@ class Scribe:
         self._to_record = True
 
     def report(self, event: Report) -> None:
-        row = self._rows[event.trial]
-        history = {k: [*row.history.get(k, ()), v] for k, v in event.metrics.items()}
-        self._rows[event.trial] = replace(row, history=history)
+        history = self._histories[event.trial]
+        for name, value in event.metrics.items():
+            history.setdefault(name, []).append(value)
         self._writes.append(partial(self._board.report, event.trial, event.epoch, event.metrics))
 
     def save(self, number: int, save: Save) -> None:
@@ -76,6 +78,7 @@ class Scribe:
     def end(self, row: TrialRow, event: Ended, notes: Mapping[str, Any]) -> None:
         """A trial has ended, and its row is final."""
         self._rows[row.number] = row
+        del self._histories[row.number]
         self._writes.append(partial(self._write_end, row, event, notes))
         self._to_record = True
         self._over.append(row.number)
