@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from dropnorm.data.errors import DataError
 from dropnorm.data.idx import (
-    DIMENSIONS,
     PACKAGED,
     TRAIN_LABELS,
     find_file,
+    missing_files,
     read_idx,
     training_part,
 )
@@ -38,8 +38,7 @@ def missing_data(data: Any) -> list[Problem]:
     if not isinstance(path, str) or download is not None:
         return []
     folder = Path(path).expanduser()
-    missing = _missing_files(folder)
-    if not missing:
+    if not (missing := missing_files(folder)):
         return []
     came = f"{as_typed(path)}{'' if folder.is_dir() else ' (no such folder)'}"
     what = f"expected a folder with {', '.join(missing)} (raw, .gz or .xz), got {came}"
@@ -85,7 +84,7 @@ def fetch_data(plan: Plan, console: Console) -> None:
     if data["_target_"] != _MNIST or not name or not path or plan.executor.name == "ray":
         return
     folder = Path(path).expanduser()
-    if not _missing_files(folder):
+    if not missing_files(folder):
         return
     from dropnorm.data.download import fetch
 
@@ -96,10 +95,6 @@ def fetch_data(plan: Plan, console: Console) -> None:
         raise ConfigError([f"data.download: {error}"]) from error
     if problems := too_few_images(data, plan.search):
         raise ConfigError(problems)
-
-
-def _missing_files(folder: Path) -> list[str]:
-    return [name for name in DIMENSIONS if find_file(folder, name) is None]
 
 
 def _training_images(path: str | None) -> float:

@@ -128,7 +128,6 @@ class Running:
         value = event.metrics.get(metric, math.nan)
         history = dict(sorted(self.history.items()))
         last = self.banks[max(self.banks)] if self.banks else ()
-        names = dict.fromkeys(name for metrics in history.values() for name in metrics)
         return replace(
             self.row(status),
             params={**self.spec.params, **event.found},
@@ -138,10 +137,16 @@ class Running:
             curve={
                 e: m[metric] for e, m in history.items() if math.isfinite(m.get(metric, math.nan))
             },
-            history={name: [m.get(name, math.nan) for m in history.values()] for name in names},
+            history=by_metric(history),
             seconds=event.seconds,
             reason=event.reason,
             doomed=self.doomed,
             arithmetic=event.arithmetic,
             finished=dt.datetime.now(),
         )
+
+
+def by_metric(history: Mapping[int, Mapping[str, float]]) -> dict[str, list[float]]:
+    """Each metric's values, one an epoch; NaN where an epoch lacks it."""
+    names = dict.fromkeys(name for metrics in history.values() for name in metrics)
+    return {name: [m.get(name, math.nan) for m in history.values()] for name in names}

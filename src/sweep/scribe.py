@@ -19,6 +19,7 @@ from sweep.errors import StudyError
 from sweep.messages import Ended, Report, Vitals
 from sweep.record import Record
 from sweep.results import TrialRow
+from sweep.running import by_metric
 from sweep.saves import Save
 from sweep.store import STATES
 from sweep.tensorboard import Board
@@ -41,7 +42,7 @@ class Scribe:
         self._record, self._board, self._distributions = record, board, distributions
         self._clock, self._table_due_s = clock, clock()
         self._rows = {row.number: row for row in record.results().trials}
-        self._histories: dict[int, dict[str, list[float]]] = {}  # of running trials, in their rows
+        self._histories: dict[int, Mapping[int, Mapping[str, float]]] = {}  # theirs, not copies
         self._writes: list[Callable[[], None]] = []
         self._crown: tuple[int, bytes] | None = None  # the trial whose checkpoint becomes best.ckpt
         self._over: list[int] = []  # trials that have ended: what was saved of them can go
@@ -55,10 +56,9 @@ class Scribe:
     ) -> None:
         """A trial starts, or starts again, perhaps after some epochs.
 
-        `notes` are what sampler and pruner keep in it.
+        `notes` are what sampler and pruner keep in it. `history` goes on growing while it runs.
         """
-        self._histories[row.number] = {}
-        self._rows[row.number] = replace(row, history=self._histories[row.number])
+        self._rows[row.number], self._histories[row.number] = row, history
         self._writes.append(partial(self._board.start, row.number))
         for epoch, metrics in history.items():
             self.report(Report(row.number, epoch, metrics))
@@ -66,9 +66,6 @@ class Scribe:
         self._to_record = True
 
     def report(self, event: Report) -> None:
-        history = self._histories[event.trial]
-        for name, value in event.metrics.items():
-            history.setdefault(name, []).append(value)
         self._writes.append(partial(self._board.report, event.trial, event.epoch, event.metrics))
 
     def save(self, number: int, save: Save) -> None:
@@ -117,7 +114,7 @@ class Scribe:
         try:
             self._write_all()
             if last or self._clock() >= self._table_due_s:
-                self._record.write_table(self._rows[number] for number in sorted(self._rows))
+                self._record.write_table(self._so_far(number) for number in sorted(self._rows))
                 self._table_due_s = self._clock() + _TABLE_EVERY_S
         except StudyError:
             self._broken = True
@@ -128,6 +125,11 @@ class Scribe:
                 f"{self._record.folder}: cannot be written: {cause_of(error)}; what had ended is "
                 "recorded: make room, and type the same command again"
             ) from error
+
+    def _so_far(self, number: int) -> TrialRow:
+        """A trial's row, with the epochs of one that has not ended."""
+        row, history = self._rows[number], self._histories.get(number)
+        return row if history is None else replace(row, history=by_metric(history))
 
     def _write_all(self) -> None:
         writes, self._writes = self._writes, []

@@ -12,7 +12,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from dropnorm.data.errors import DataError
-from dropnorm.data.idx import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, find_file
+from dropnorm.data.idx import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, missing_files
 
 _TIMEOUT_S = 30.0
 
@@ -58,8 +58,7 @@ def fetch(name: str, folder: Path) -> None:
     Errors: DataError if no mirror gives a file with the right sum; files fetched before it stay.
     """
     remote = REMOTES[name]
-    missing = [file for file in remote.md5 if find_file(folder, file) is None]
-    for file in missing:
+    for file in missing_files(folder):
         _write(folder / f"{file}.gz", _first_sound(remote, file, folder))
 
 

@@ -61,20 +61,24 @@ def read_folder(folder: Path) -> IdxFolder:
 
     Errors: DataError, naming every file that is missing at once, or the first that is damaged.
     """
-    found = {name: find_file(folder, name) for name in DIMENSIONS}
-    missing = [name for name, path in found.items() if path is None]
-    if missing:
+    if missing := missing_files(folder):
         raise DataError(
             f"{', '.join(missing)} (raw, .gz or .xz) in {folder}",
             "none of them" if folder.is_dir() else "no such folder",
             "put them there, or set data.path to the folder that holds them",
         )
+    found = {name: find_file(folder, name) for name in DIMENSIONS}
     sums = _read_sums(folder / "SHA256SUMS")
     raw = IdxFolder(
         *(read_idx(path, DIMENSIONS[name], sums.get(name)) for name, path in found.items() if path)
     )
     _check_shapes(folder, raw)
     return raw
+
+
+def missing_files(folder: Path) -> list[str]:
+    """Those of the four standard names that `folder` has neither raw nor packed."""
+    return [name for name in DIMENSIONS if find_file(folder, name) is None]
 
 
 def find_file(folder: Path, name: str) -> Path | None:

@@ -64,10 +64,8 @@ def panels_of(reading: Reading) -> list[Panel]:
 def _setting(reading: Reading, name: str) -> str:
     """Which arm it is, by the parameters that its curves do not vary."""
     arm = next(a for a in reading.answer.arms if a.name == name)
-    others = [p for p in reading.parameters if p.key not in MOMENTUM_KEYS and p.key in arm.params][
-        :2
-    ]
-    shown = ", ".join(f"{p.name} {entered(p, arm.params[p.key])}" for p in others)
+    others = [p for p in reading.parameters if p.key in arm.params and p.key not in MOMENTUM_KEYS]
+    shown = ", ".join(f"{p.name} {entered(p, arm.params[p.key])}" for p in others[:2])
     return f"{name}: {shown}\n" if shown else f"{name}, "
 
 

@@ -114,9 +114,8 @@ class Conversation(Callback):
         epoch, number = trainer.current_epoch + 1, self._spec.number
         report, found = self._scored(Report(number, epoch, metrics))
         ended = Ended(number, "complete", report.metrics, bank=report.bank, found=found)
-        if broken := first_broken(report.metrics):
-            reason = f"{broken} in epoch {epoch}"
-            return Turn(replace(ended, status="failed", reason=reason), stops=True)
+        if broken := first_broken(report.metrics, epoch):
+            return Turn(replace(ended, status="failed", reason=broken), stops=True)
         status = self._desk.say([report]).get(number)
         saves = status == "interrupted" or time.monotonic() - self._saved_s > SAVE_EVERY_S
         if status:

@@ -15,6 +15,7 @@ def require(metric: str, metrics: Mapping[str, float]) -> None:
         raise ValueError(f"study.metric: the module never logs {metric}; it logs {known}")
 
 
-def first_broken(metrics: Mapping[str, float]) -> str | None:
+def first_broken(metrics: Mapping[str, float], epoch: int) -> str | None:
     """Why an epoch's metrics mean that the trial has failed; None if they do not."""
-    return next((f"{k} is {v}" for k, v in metrics.items() if not math.isfinite(v)), None)
+    broken = (f"{k} is {v} in epoch {epoch}" for k, v in metrics.items() if not math.isfinite(v))
+    return next(broken, None)

@@ -57,8 +57,8 @@ class Refill(Callback):
     def _judge(self, training: Training) -> None:
         if training.is_over or not training.spec.test:  # a confirmation is judged by its last epoch
             require(self._desk.metric, training.metrics)
-        if broken := first_broken(training.metrics):
-            training.end("failed", f"{broken} in epoch {training.epoch}")
+        if broken := first_broken(training.metrics, training.epoch):
+            training.end("failed", broken)
 
     def _saves(self) -> list[Event]:
         """Now and then of what goes on, and always of what is cut short."""
